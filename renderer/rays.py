@@ -255,7 +255,7 @@ def ray_weights(
         direction_norm: Length of the ray directions [...], or None for unit rays.
         last_opaque: True: the last sample is opaque whatever its density (its step length is infinite). False: it is
             transparent (its step length is zero) and leaves the transmittance to a background.
-        impl: See `torch_utils.ops.composite.composite`.
+        impl: See `torch_utils.ops.composite.ray_weights`.
 
     Returns:
         weights [..., S] and transmittance [...].

@@ -28,8 +28,8 @@ from torch_utils import distributed, op_build
 from torch_utils.op_build import BuildError
 
 __all__ = [
-    "build_all", "build_missing", "gradients_recorded", "load", "load_library", "no_weight_gradients", "operator_names",
-    "plain_pytorch", "require", "transformed", "versions", "weight_gradients_wanted",
+    "build_all", "build_missing", "choose", "gradients_recorded", "load", "load_library", "no_weight_gradients",
+    "operator_names", "plain_pytorch", "require", "transformed", "versions", "weight_gradients_wanted",
 ]  # fmt: skip
 
 SWITCH_VARIABLE = "VIDEO3D_OPS"
@@ -44,6 +44,10 @@ _plain = threading.local()  # .depth: blocks of `plain_pytorch` around this thre
 _PROBE = torch.zeros([], device="cpu")  # any tensor, see `transformed`
 _skipping: set[int] = set()  # the threads in blocks of `no_weight_gradients`
 
+#: Values of the argument `impl` of operators.
+IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
+#: The types that `choose` uses native operators for.
+ELEMENT_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 BUILD_SECONDS = 20  # per operator and core, approximately
 
 # GNU's OpenMP, of PyTorch and of native operators, waits for ever for threads that a forked process does not inherit.
@@ -148,6 +152,33 @@ def require(name: str, device_type: str) -> Any:
     if isinstance(outcome, str):
         raise RuntimeError(f"{name}: impl='{device_type}' is not available. {outcome}")
     return outcome
+
+
+def choose(name: str, impl: str, x: torch.Tensor, *, pays_on_cpu: bool, what: str = "tensors") -> Any | None:
+    """The native library that an operator uses; None for plain PyTorch.
+
+    Args:
+        name: Name of the operator.
+        impl: One of `IMPLEMENTATIONS`; 'auto' uses a library on a GPU, and on a CPU where `pays_on_cpu`, if there is
+            one (see `load`) and `x` has one of the `ELEMENT_TYPES`.
+        x: The input that decides on device and type.
+        pays_on_cpu: True if the library is the faster one on a CPU.
+        what: Word for the input in messages.
+
+    Raises:
+        ValueError: unknown implementation.
+        RuntimeError: impl='cpu' or 'cuda', but there is no native operator, or `x` is on another device.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"{name}: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
+    if impl == "ref":
+        return None
+    if impl == "auto":
+        pays = x.device.type == "cuda" or (x.device.type == "cpu" and pays_on_cpu)
+        return load(name, x.device.type) if pays and x.dtype in ELEMENT_TYPES else None
+    if x.device.type != impl:
+        raise RuntimeError(f"{name}: impl='{impl}' cannot take {what} on {x.device}")
+    return require(name, impl)
 
 
 def build_missing(device_type: str, say: Callable[[str], None]) -> None:

@@ -146,7 +146,6 @@ def recipe(
     name: str,
     device_type: str,
     *,
-    folder: Path | None = None,
     capabilities: Sequence[tuple[int, int]] | None = None,
 ) -> BuildRecipe:
     """Build recipe of operator `name`.
@@ -154,13 +153,12 @@ def recipe(
     Args:
         name: Name of the operator: its files are `<name>_cpu.cpp`, or `<name>.cu` and `<name>_cuda.cpp`.
         device_type: 'cpu' or 'cuda'.
-        folder: Folder of the sources; None for the operator's own folder.
         capabilities: Compute capabilities of the GPUs to build for; None for all present ones.
 
     Raises:
         BuildError: a tool is missing.
     """
-    folder = SOURCES / name if folder is None else folder
+    folder = SOURCES / name
     compiler = cxx_compiler()
     if compiler is None:
         raise BuildError("no C++ compiler was found ($CXX, g++, c++ or clang++)")

@@ -9,14 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
 from torch_utils.ops import composite as module
-from torch_utils.ops.composite import (
-    composite,
-    composite_ref,
-    product_by_logarithms,
-    ray_weights,
-    ray_weights_ref,
-    weighted_sum,
-)
+from torch_utils.ops.composite import product_by_logarithms, ray_weights, ray_weights_ref, weighted_sum
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 NATIVE = pytest.param("cpu", marks=needs_compiler)
@@ -31,6 +24,12 @@ def rays(*shape, channels=3, dtype=torch.float64, seed=0):
     return density.to(dtype), deltas.to(dtype), features.to(dtype)
 
 
+def composite(density, deltas, features, *, last_opaque, impl="auto"):
+    """Weighted sums of the features [..., C], weights [..., S] and transmittance [...]."""
+    weights, transmittance = ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
+    return weighted_sum(weights, features, impl=impl), weights, transmittance
+
+
 @needs_compiler
 @pytest.mark.parametrize("last_opaque", [True, False])
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -39,7 +38,7 @@ def rays(*shape, channels=3, dtype=torch.float64, seed=0):
 def test_values(shape, channels, dtype, last_opaque):
     density, deltas, features = rays(*shape, channels=channels, dtype=dtype)
     results = composite(density, deltas, features, last_opaque=last_opaque, impl="cpu")
-    expected = composite_ref(density.double(), deltas.double(), features.double(), last_opaque=last_opaque)
+    expected = composite(density.double(), deltas.double(), features.double(), last_opaque=last_opaque, impl="ref")
     for actual, wanted in zip(results, expected):
         assert actual.dtype == dtype and actual.shape == wanted.shape
         torch.testing.assert_close(actual.double(), wanted, rtol=0, atol=8 * TOLERANCE[dtype])
@@ -50,7 +49,7 @@ def test_values(shape, channels, dtype, last_opaque):
 def test_nothing_in(shape, channels):
     density, deltas, features = (x.requires_grad_() for x in rays(*shape, channels=channels))
     results = composite(density, deltas, features, last_opaque=True, impl="cpu")
-    expected = composite_ref(density, deltas, features, last_opaque=True)
+    expected = composite(density, deltas, features, last_opaque=True, impl="ref")
     for actual, wanted in zip(results, expected):
         assert torch.equal(actual, wanted)
     gradients = torch.autograd.grad(sum(x.sum() for x in results), [density, deltas, features])
@@ -68,7 +67,7 @@ def test_any_strides_and_shared_steps():
         (density[..., 1:], deltas[..., ::2][..., :1].expand(-1, -1, 3), features[..., 1:, :]),
     ):
         results = composite(d, s, f, last_opaque=False, impl="cpu")
-        for actual, wanted in zip(results, composite_ref(d, s, f, last_opaque=False)):
+        for actual, wanted in zip(results, composite(d, s, f, last_opaque=False, impl="ref")):
             torch.testing.assert_close(actual, wanted)
 
 

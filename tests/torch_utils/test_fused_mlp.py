@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from torch_utils import custom_ops
-from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
-from torch_utils.ops.fused_mlp_ref import blurred_corners_ref, blurred_shuffle_ref
+from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, blurred_corners_ref, blurred_shuffle_ref, has_fused_mlp
 from training.networks.upsampler import blur, blur_nearest, corner_means, interleave
 
 CPU = torch.device("cpu")

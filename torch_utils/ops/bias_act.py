@@ -19,9 +19,8 @@ from torch_utils import custom_ops
 from torch_utils.argument_checks import check_number, shown
 from torch_utils.ops import bias_act_native
 
-__all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "add_scaled", "bias_act", "bias_act_ref"]
+__all__ = ["ACTIVATIONS", "Activation", "add_scaled", "bias_act", "bias_act_ref"]
 
-IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 #: 'auto' chooses the native operator on the CPU for these activations from this number of elements on, where fewer
 #: passes over memory outweigh calls from Python: in float32 where gradients are recorded, with a clamp 2.3 to 3.6 times
 #: as fast (docs/operators.md), and in bfloat16 with and without gradients, 2.3 to 3.4 times. Without gradients the
@@ -94,8 +93,6 @@ def bias_act(
     """
     if act not in ACTIVATIONS:
         raise ValueError(f"bias_act: unknown activation {act!r}; choose one of {', '.join(ACTIVATIONS)}")
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"bias_act: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         given = x.dtype if isinstance(x, torch.Tensor) else shown(x)
         raise ValueError(f"bias_act: the input must be a tensor of floats, not {given}")
@@ -112,30 +109,14 @@ def bias_act(
                 f"bias_act: a bias of shape {list(b.shape)} does not fit dimension {dim} of an input {list(x.shape)}"
             )
         b = b.to(x.dtype)
-    library = _library(x, b, act, gain, clamp, impl)
+    if impl == "auto" and b is None and act == "linear" and (gain == 1 or clamp is None):
+        impl = "ref"  # nothing to fuse
+    pays = x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and custom_ops.gradients_recorded(x, b))
+    pays = pays and x.numel() >= NATIVE_MIN_SIZE and act in NATIVE_ACTIVATIONS
+    library = custom_ops.choose("bias_act", impl, x, pays_on_cpu=pays)
     if library is None:
         return bias_act_ref(x, b, dim=dim, act=act, alpha=alpha, gain=gain, clamp=clamp)
     return bias_act_native.apply(library, x, b, dim=dim, act=act, alpha=alpha, gain=gain, clamp=clamp)
-
-
-def _library(x, b, act, gain, clamp, impl):
-    """The native library to use; None for the reference."""
-    device = x.device.type
-    if impl in ("cpu", "cuda"):
-        if device != impl:
-            raise RuntimeError(f"bias_act: impl='{impl}' cannot take tensors on {x.device}")
-        return custom_ops.require("bias_act", impl)
-    if impl == "ref" or x.dtype not in bias_act_native.TYPES:
-        return None
-    if b is None and act == "linear" and (gain == 1 or clamp is None):
-        return None  # nothing to fuse
-    if device == "cuda":
-        return custom_ops.load("bias_act", device)
-    pays = x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and custom_ops.gradients_recorded(x, b))
-    pays = pays and x.numel() >= NATIVE_MIN_SIZE and act in NATIVE_ACTIVATIONS
-    if device == "cpu" and pays:
-        return custom_ops.load("bias_act", device)
-    return None
 
 
 def add_scaled(y: torch.Tensor, x: torch.Tensor, gain: float) -> torch.Tensor:

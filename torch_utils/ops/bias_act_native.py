@@ -15,9 +15,7 @@ import torch
 
 from torch_utils.custom_ops import gradients_recorded, weight_gradients_wanted
 
-__all__ = ["TYPES", "apply", "gradient_from_result"]
-
-TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+__all__ = ["apply", "gradient_from_result"]
 
 # As numbered in csrc/bias_act/bias_act.h.
 _ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")

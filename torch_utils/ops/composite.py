@@ -13,53 +13,42 @@ import torch
 
 from torch_utils import custom_ops
 
-__all__ = ["composite", "composite_ref", "ray_weights", "ray_weights_ref", "weighted_sum", "weighted_sum_ref"]
+__all__ = ["ray_weights", "ray_weights_ref", "weighted_sum", "weighted_sum_ref"]
 
-IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 RAY_TYPES = (torch.float32, torch.float64)
-FEATURE_TYPES = (*RAY_TYPES, torch.float16, torch.bfloat16)
 #: Least number of feature values for which 'auto' chooses the native weighted sum on the CPU where gradients are
 #: recorded: including its gradients it is 2.0 times as fast. Native weights are 1.3 times as fast, which is not worth
 #: another code path (docs/operators.md).
 NATIVE_MIN_SIZE = 1 << 21
 
 
-def composite(
-    density: torch.Tensor, deltas: torch.Tensor, features: torch.Tensor, *, last_opaque: bool, impl: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Composite the samples of rays.
+def ray_weights(
+    density: torch.Tensor, deltas: torch.Tensor, *, last_opaque: bool, impl: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of the samples of rays and the transmittance at the last one.
 
     Args:
         density: Non-negative densities [..., S], float32 or float64 (half precision is converted to float32).
         deltas: Step lengths [..., S - 1] from a sample to the next; broadcastable with the densities.
-        features: [..., S, C] of any floating type.
         last_opaque: True: the last sample ends the ray, whatever its density. False: it is transparent and leaves the
             transmittance to a background.
         impl: 'ref' for plain PyTorch; 'cpu' or 'cuda' for the native operator; 'auto' for the native operator where
             there is one that is faster.
 
     Returns:
-        Weighted sums of the features [..., C], weights [..., S] and transmittance [...].
+        Weights [..., S] and transmittance [...].
 
     Raises:
         ValueError: shapes that do not match, or an unknown implementation.
         RuntimeError: impl='cpu' or 'cuda', but there is no native operator, or the tensors are on another device.
     """
-    weights, transmittance = ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
-    return weighted_sum(weights, features, impl=impl), weights, transmittance
-
-
-def ray_weights(
-    density: torch.Tensor, deltas: torch.Tensor, *, last_opaque: bool, impl: str = "auto"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights [..., S] of the samples of rays and the transmittance [...] at the last one. See `composite`."""
     samples = density.shape[-1] if density.ndim else 0
     if samples < 1 or deltas.ndim < 1 or deltas.shape[-1] != samples - 1 or deltas.ndim > density.ndim:
         raise ValueError(
             f"ray_weights: density [..., S] and deltas [..., S - 1] are needed, "
             f"not {list(density.shape)} and {list(deltas.shape)}"
         )
-    library = _library(density, impl, pays_on_cpu=False)
+    library = custom_ops.choose("composite", impl, density, pays_on_cpu=False)
     if library is None:
         return ray_weights_ref(density, deltas, last_opaque=last_opaque)
     dtype = density.dtype if density.dtype in RAY_TYPES else torch.float32
@@ -76,7 +65,8 @@ def ray_weights(
 def weighted_sum(weights: torch.Tensor, features: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
     """Sum over samples: weights [..., S] with features [..., S, C] to [..., C], of the type of the features.
 
-    The leading dimensions are broadcast. See `composite` for `impl` and errors.
+    The features are of any floating type, and the leading dimensions are broadcast. See `ray_weights` for `impl` and
+    errors.
     """
     if features.ndim < 2 or weights.ndim < 1 or weights.shape[-1] != features.shape[-2]:
         raise ValueError(
@@ -87,7 +77,8 @@ def weighted_sum(weights: torch.Tensor, features: torch.Tensor, *, impl: str = "
         leading = torch.broadcast_shapes(weights.shape, features.shape[:-1])
         weights, features = weights.expand(leading), features.expand(*leading, -1)
     differentiated = custom_ops.gradients_recorded(weights, features)
-    library = _library(features, impl, pays_on_cpu=differentiated and features.numel() >= NATIVE_MIN_SIZE)
+    pays = differentiated and features.numel() >= NATIVE_MIN_SIZE
+    library = custom_ops.choose("composite", impl, features, pays_on_cpu=pays)
     if library is None:
         return weighted_sum_ref(weights, features)
     samples, channels = features.shape[-2:]
@@ -99,14 +90,6 @@ def weighted_sum(weights: torch.Tensor, features: torch.Tensor, *, impl: str = "
     else:
         rows = library.weighted_sum(*arguments)
     return rows.view(*features.shape[:-2], channels)
-
-
-def composite_ref(
-    density: torch.Tensor, deltas: torch.Tensor, features: torch.Tensor, *, last_opaque: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`composite` in plain PyTorch."""
-    weights, transmittance = ray_weights_ref(density, deltas, last_opaque=last_opaque)
-    return weighted_sum_ref(weights, features), weights, transmittance
 
 
 def ray_weights_ref(
@@ -136,22 +119,6 @@ def product_by_logarithms(light: torch.Tensor) -> torch.Tensor:
 def weighted_sum_ref(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     """`weighted_sum` in plain PyTorch."""
     return (weights.to(features.dtype)[..., None, :] @ features)[..., 0, :]
-
-
-def _library(x: torch.Tensor, impl: str, *, pays_on_cpu: bool):
-    """The native operators to use, None for the reference."""
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"composite: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
-    device = x.device.type
-    if impl in ("cpu", "cuda"):
-        if device != impl:
-            raise RuntimeError(f"composite: impl='{impl}' cannot take tensors on {x.device}")
-        return custom_ops.require("composite", impl)
-    if impl == "ref" or x.dtype not in FEATURE_TYPES:
-        return None
-    if device == "cuda" or (device == "cpu" and pays_on_cpu):
-        return custom_ops.load("composite", device)
-    return None
 
 
 class _RayWeights(torch.autograd.Function):

@@ -21,7 +21,7 @@ from torch_utils import custom_ops
 from torch_utils.ops.conv3x3_native import FilteredResults, Results, filtered_size, results
 from torch_utils.ops.upfirdn2d import upfirdn2d
 
-__all__ = ["IMPLEMENTATIONS", "convolve", "filtered_convolve"]
+__all__ = ["convolve", "filtered_convolve"]
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu")
 

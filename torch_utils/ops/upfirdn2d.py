@@ -22,6 +22,7 @@ from torch_utils.argument_checks import check_images, check_number, is_list, sho
 from torch_utils.ops.upfirdn2d_ref import upfirdn2d_ref
 
 __all__ = [
+    "BLUR",
     "downsample2d",
     "filter2d",
     "parse_padding",
@@ -31,8 +32,6 @@ __all__ = [
     "upsample2d",
 ]
 
-IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
-NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 #: Least number of values for which 'auto' chooses the native operator on the CPU (figures: docs/operators.md). It does
 #: so in float32 and bfloat16 for images of few channels, where it is at least twice as fast; in bfloat16 for all
 #: upsampling (and gradients of downsampling), where PyTorch's transposed convolutions take 3 to 16 times as long; and
@@ -41,6 +40,9 @@ NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 #: operator is 0.9 to 2.5 times as fast.
 NATIVE_MIN_SIZE, SMALL_SIZE = 1 << 12, 1 << 19
 FEW_CHANNELS = 4
+#: One axis of the blur of StyleNeRF's upsampler. csrc/fused_mlp holds the same numbers, which must change together
+#: with these.
+BLUR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 SEPARABLE_TAPS = 8  # filters with at least this many taps are kept as a vector, i.e. applied in two passes
 
 
@@ -164,8 +166,6 @@ def upfirdn2d(
         raise ValueError(
             f"upfirdn2d: a {fh}x{fw} filter does not fit into an image {list(x.shape)} with up={up}, padding={padding}"
         )
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"upfirdn2d: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
     check_number("upfirdn2d: gain", gain)
     resampling = _Resampling((upx, upy), (downx, downy), (px0, px1, py0, py1), flip_filter, gain, impl)
     if custom_ops.gradients_recorded(x) and not custom_ops.transformed():
@@ -185,7 +185,8 @@ class _Resampling:
     impl: str
 
     def run(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        library = self._library(x)
+        pays = self._pays_on_cpu(x)
+        library = custom_ops.choose("upfirdn2d", self.impl, x, pays_on_cpu=pays, what="images")
         if library is None:
             options = {"up": self.up, "down": self.down, "padding": self.padding}
             return upfirdn2d_ref(x, f, **options, flip_filter=self.flip_filter, gain=self.gain)
@@ -200,19 +201,6 @@ class _Resampling:
             padding += [filter_size(f)[axis] - 1 - before, after]
         changed = {"up": self.down, "down": self.up, "padding": tuple(padding), "flip_filter": not self.flip_filter}
         return dataclasses.replace(self, **changed)
-
-    def _library(self, x: torch.Tensor):
-        """The native operators to use; None for the reference."""
-        device = x.device.type
-        if self.impl in ("cpu", "cuda"):
-            if device != self.impl:
-                raise RuntimeError(f"upfirdn2d: impl='{self.impl}' cannot take images on {x.device}")
-            return custom_ops.require("upfirdn2d", self.impl)
-        if self.impl == "ref" or x.dtype not in NATIVE_TYPES:
-            return None
-        if device == "cuda" or (device == "cpu" and self._pays_on_cpu(x)):
-            return custom_ops.load("upfirdn2d", device)
-        return None
 
     def _pays_on_cpu(self, x: torch.Tensor) -> bool:
         upsampled = x.dtype == torch.bfloat16 and max(self.up) > 1

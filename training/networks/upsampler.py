@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from torch_utils.ops.bias_act import add_scaled
-from torch_utils.ops.fused_mlp_ref import BLUR
 from torch_utils.ops.point_linear import lrelu_, point_linear
-from torch_utils.ops.upfirdn2d import upfirdn2d
+from torch_utils.ops.upfirdn2d import BLUR, upfirdn2d
 from training.networks.activation_checkpoint import Replayed, checkpointed
 from training.networks.layers import LRELU_GAIN, ModulatedLinear, PointLinear
 from training.networks.mixed_precision import HalfPrecision
