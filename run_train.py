@@ -27,10 +27,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dnnlib import UserError, __version__, print_any_text, run_cli, temporary_folder
 from metrics.registry import METRICS, ONE_YAW, extrapolation_note
+
+if TYPE_CHECKING:
+    from training.launch.validate import Plan
 
 
 def main() -> None:
@@ -151,11 +154,11 @@ def train_command(
         distributed.cleanup()
 
 
-def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True, checkpoint: bool = True):
+def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True, checkpoint: bool = True) -> "Plan":
     """Check the overrides of a training, and everything that they ask for.
 
     Args:
-        label: See `train`.
+        label: See `train_command`.
         look: Also check what the metrics need.
         checkpoint: Also check the snapshot or the training state that the training begins from.
     """
@@ -302,7 +305,7 @@ def snapshot_callbacks(
         return names
 
     def measure(snapshot) -> dict[str, float]:
-        last = snapshot.cur_nimg >= options["kimg"] * 1000
+        last = snapshot.cur_nimg >= round(options["kimg"] * 1000)
         if snapshot.tick == 0 and options["resume"] is None and not last:
             return {}
         names = distributed.broadcast_object(missing(snapshot) if distributed.is_main() else None)

@@ -61,6 +61,7 @@ class DepthScale:
         return np.where(values == 0, np.nan, self.offset + self.scale * values.astype(np.float64))
 
     def write(self, folder: str | os.PathLike) -> None:
+        """Write it into a folder of depth maps; atomically."""
         content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
         with atomic_write(os.path.join(folder, SCALE_FILE), "w") as file:
             file.write(json.dumps(content | {"unit": "scene units along the viewing axis"}) + "\n")

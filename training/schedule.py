@@ -23,9 +23,14 @@ class Schedule:
     unreadable_limit: int  # number of unreadable items of a process's data after which the run stops
 
     @property
+    def total_nimg(self) -> int:
+        """`total_kimg` in videos, rounded: 16.1 * 1000 is more than 16100."""
+        return round(self.total_kimg * 1000)
+
+    @property
     def end(self) -> int:
         """Videos at the end of the run: whole iterations."""
-        return -(-round(self.total_kimg * 1000) // self.batch) * self.batch
+        return -(-self.total_nimg // self.batch) * self.batch
 
     def tick_ends(self, every: int | None) -> range:
         """Videos at the end of every n-th tick that is over before the end of the run; none for None.
@@ -33,7 +38,7 @@ class Schedule:
         The first tick is one iteration, the others are at least one.
         """
         iterations = max(math.ceil(round(self.kimg_per_tick * 1000) / self.batch), 1)
-        stop = 0 if every is None else round(self.total_kimg * 1000)
+        stop = 0 if every is None else self.total_nimg
         return range(self.batch, stop, (every or 1) * iterations * self.batch)
 
     def snapshots_on_disk(self) -> int:
@@ -63,7 +68,7 @@ class Schedule:
         )
 
     def is_done(self, counters: "Counters") -> bool:
-        return counters.cur_nimg >= round(self.total_kimg * 1000)  # 16.1 * 1000 is more than 16100
+        return counters.cur_nimg >= self.total_nimg
 
     def images_due(self, counters: "Counters") -> bool:
         """True if previews are rendered at the end of this tick."""

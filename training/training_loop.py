@@ -181,8 +181,7 @@ class TrainingLoop:
         self._tick_start = time.monotonic() - self.counters.tick_seconds
         if self.counters.tick > 0:
             self._pace_from = time.monotonic(), self.counters.cur_nimg
-        total = round(self.schedule.total_kimg * 1000)
-        opened = open_run_logger(self.folder, self.counters, total_nimg=total, **self._trackers)
+        opened = open_run_logger(self.folder, self.counters, total_nimg=self.schedule.total_nimg, **self._trackers)
         with StopSignal() as stop, opened as logger:
             try:
                 self._train(logger, stop)
@@ -365,7 +364,7 @@ class TrainingLoop:
         if self._pace_from is None:
             return math.nan
         since, start_nimg = self._pace_from
-        shown, missing = self.counters.cur_nimg - start_nimg, self.schedule.total_kimg * 1000 - self.counters.cur_nimg
+        shown, missing = self.counters.cur_nimg - start_nimg, self.schedule.total_nimg - self.counters.cur_nimg
         return max(missing, 0) * (now - since) / shown if shown > 0 else math.nan
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class StyleMapping:
 
     Args:
         mapping: `Generator.mapping`.
-        label: [1, c_dim], or None.
+        label: [B, c_dim], one per content code, or None.
         truncation_psi: Truncation of styles from seeds; those of files are used as they are.
     """
 
@@ -124,7 +124,7 @@ class StyleMapping:
         return ws
 
     def of(self, z: torch.Tensor) -> torch.Tensor:
-        """Styles of a content code [1, z_dim]."""
+        """Styles [B, num_ws, w_dim] of content codes [B, z_dim]."""
         return self._mapping(z.to(self._device), self._label, truncation_psi=self._psi)
 
 

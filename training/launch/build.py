@@ -207,6 +207,7 @@ def build_loss(
     augment: "AdaAugment | None",
     statistics: "Statistics | AdaFeedback",
 ) -> GanLoss:
+    """The losses of all phases with the weights of the options."""
     spec = options["spec"]
     return GanLoss(
         generator=generator,
@@ -243,6 +244,7 @@ def build_phases(options: Options, *, generator: torch.nn.Module, discriminator:
 
 
 def build_schedule(options: Options) -> Schedule:
+    """The run's length and intervals."""
     spec = options["spec"]
     return Schedule(
         total_kimg=options["kimg"],

@@ -36,6 +36,7 @@ class ValueRule:
     unit: str = ""
 
     def check(self, name: str, value: Any) -> None:
+        """Raise a UserError that begins with the name of the option if the rule does not allow the value."""
         if value is None and self.optional:
             return
         if self.kind is int and type(value) is int and value > LARGEST and self.high == math.inf:
