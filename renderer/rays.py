@@ -26,7 +26,7 @@ __all__ = [
     "Rays",
     "importance_samples",
     "inverted_sphere_points",
-    "ray_weights",
+    "quadrature_weights",
     "stratified",
 ]
 
@@ -239,7 +239,7 @@ def inverted_sphere_points(
 # Samples and their quadrature (NeRF, equation 3).
 
 
-def ray_weights(
+def quadrature_weights(
     density: torch.Tensor,
     depths: torch.Tensor,
     *,

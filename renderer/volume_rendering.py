@@ -28,7 +28,7 @@ from renderer.rays import (
     RenderSettings,
     importance_samples,
     inverted_sphere_points,
-    ray_weights,
+    quadrature_weights,
     stratified,
 )
 from torch_utils.argument_checks import shown
@@ -141,7 +141,7 @@ def march_foreground(
         return _evaluate(field, points, view, (batch, num_frames, *positions.shape[2:]))
 
     def weigh(density: torch.Tensor, positions: torch.Tensor):
-        return ray_weights(density, settings.depths(positions), direction_norm=norm, last_opaque=last_opaque)
+        return quadrature_weights(density, settings.depths(positions), direction_norm=norm, last_opaque=last_opaque)
 
     # First pass: stratified samples (NeRF, equation 2). Frames of a video share them.
     num_coarse, num_fine = settings.samples(random=noise.is_random())
@@ -190,7 +190,7 @@ def march_background(
     )
     positions = stratified(even, noise.background_depth).expand(*directions.shape[:-1], -1)
     raw, features = _evaluate(field, inverted_sphere_points(origins, unit, -positions), unit, positions.shape)
-    weights, _ = ray_weights(_density(raw, noise.background_density), positions, last_opaque=True)
+    weights, _ = quadrature_weights(_density(raw, noise.background_density), positions, last_opaque=True)
     return BackgroundSamples(weights, features)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.phases import PRECISIONS
-from benchmarks.gpu.record import ROOT, Bench, largest, peak_memory, precision, reset_peak, seconds_per_call
+from benchmarks.gpu.record import ROOT, Bench, largest, peak_gigabytes, precision, reset_peak, seconds_per_call
 from benchmarks.rendering import FRAMES, PROGRAM, run_process
 from dnnlib import UserError
 from renderer.trajectories import camera_path
@@ -196,7 +196,7 @@ def rendering(bench: Bench) -> None:
             record.row(
                 "Loop of the README's command: 16 frames, cameras moving, copied to the host",
                 precision=name, ms_per_frame=1e3 * seconds / FRAMES, frames_per_second=rates[name],
-                peak_GB=peak_memory(device), largest_difference_of_255=int(difference.max()),
+                peak_GB=peak_gigabytes(device), largest_difference_of_255=int(difference.max()),
             )  # fmt: skip
             if name == "TF32":
                 with record.attempt("16 videos at a time"):

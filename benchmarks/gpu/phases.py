@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.record import ROOT, Bench, peak_memory, precision, reset_peak, seconds_per_call, synchronize
+from benchmarks.gpu.record import ROOT, Bench, peak_gigabytes, precision, reset_peak, seconds_per_call, synchronize
 from benchmarks.scaling import batch_of
 from dnnlib import UserError
 from torch_utils.rng import RandomStream
@@ -113,7 +113,7 @@ def _measure(bench: Bench, what: str, training: Training, *, rounds: int) -> tup
             first[phase.name] = time.perf_counter() - began
             seconds = seconds_per_call(partial(training.step, phase), bench.device, rounds=rounds, warm_up=2)
             total[phase.name] = seconds / phase.interval
-            memory = peak_memory(bench.device)
+            memory = peak_gigabytes(bench.device)
             cells[phase.name] = f"{1e3 * seconds:.1f} ms" + ("" if memory is None else f", {memory:.1f} GB")
             if nonfinite:
                 cells[phase.name] += f", {nonfinite} non-finite gradients"

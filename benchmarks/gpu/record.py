@@ -15,7 +15,7 @@ import torch
 
 from dnnlib import atomic_write
 
-__all__ = ["Bench", "Record", "largest", "peak_memory", "precision", "seconds_per_call"]
+__all__ = ["Bench", "Record", "largest", "peak_gigabytes", "precision", "seconds_per_call"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TAIL = 4  # frames of a traceback that are reported
@@ -154,7 +154,7 @@ def seconds_per_call(
     return statistics.median(times)
 
 
-def peak_memory(device: torch.device) -> float | None:
+def peak_gigabytes(device: torch.device) -> float | None:
     """Peak of allocated GPU memory in GB since the last `reset_peak`; None elsewhere."""
     return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from renderer.rays import ray_weights
+from renderer.rays import quadrature_weights
 from tests.goldens import reference
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays
@@ -18,7 +18,7 @@ GOLDENS = golden_arrays("units.npz")
 )
 def test_measured_weights(key, last_opaque, unit):
     norm = None if unit else GOLDENS["volume/ray_vector"].norm(dim=-1)
-    weights, transmittance = ray_weights(
+    weights, transmittance = quadrature_weights(
         GOLDENS["volume/sigma"].relu(), GOLDENS["volume/z"], direction_norm=norm, last_opaque=last_opaque
     )
     assert_near(weights, GOLDENS[f"volume/{key}/weights"])
@@ -36,7 +36,7 @@ def random_rays(seed=0, dtype=torch.float64):
 @pytest.mark.parametrize("last_opaque", [True, False])
 def test_against_the_formula(last_opaque):
     density, depths, norm = random_rays()
-    weights, transmittance = ray_weights(density, depths, direction_norm=norm, last_opaque=last_opaque)
+    weights, transmittance = quadrature_weights(density, depths, direction_norm=norm, last_opaque=last_opaque)
     for i in range(4):
         for j in range(5):
             expected = reference.weigh(density[i, j], depths[i, j].diff() * norm[i, j], last_opaque=last_opaque)
@@ -46,10 +46,10 @@ def test_against_the_formula(last_opaque):
 
 def test_nothing_is_lost():
     density, depths, norm = random_rays(dtype=torch.float32)
-    weights, transmittance = ray_weights(density, depths, direction_norm=norm, last_opaque=False)
+    weights, transmittance = quadrature_weights(density, depths, direction_norm=norm, last_opaque=False)
     assert_near(weights.sum(-1) + transmittance, torch.ones(4, 5), absolute=1e-6)
     assert (weights[..., -1] == 0).all(), "the last sample leaves the ray to the background"
-    weights, before_last = ray_weights(density, depths, direction_norm=norm, last_opaque=True)
+    weights, before_last = quadrature_weights(density, depths, direction_norm=norm, last_opaque=True)
     assert_near(weights.sum(-1), torch.ones(4, 5), absolute=1e-6)
     assert_near(weights[..., -1], before_last)
 
@@ -59,7 +59,7 @@ def test_homogeneous_medium():
     depths = torch.linspace(1, 3, 50, dtype=torch.float64)
     density = torch.full([50], 0.7, dtype=torch.float64)
     norm = torch.tensor(1.5, dtype=torch.float64)
-    _, transmittance = ray_weights(density, depths, direction_norm=norm, last_opaque=False)
+    _, transmittance = quadrature_weights(density, depths, direction_norm=norm, last_opaque=False)
     assert_near(transmittance, torch.exp(torch.tensor(-0.7 * 2 * 1.5, dtype=torch.float64)), relative=1e-6)
 
 
@@ -67,7 +67,7 @@ def test_homogeneous_medium():
 def test_extreme_densities(value):
     depths = torch.linspace(0.88, 1.12, 6)
     density = torch.full([6], value).requires_grad_()
-    weights, transmittance = ray_weights(density, depths, last_opaque=False)
+    weights, transmittance = quadrature_weights(density, depths, last_opaque=False)
     assert (weights.sum() + transmittance).item() == pytest.approx(1)
     assert transmittance.item() == pytest.approx(1 if value < 1 else 0, abs=1e-9)
     if value < torch.inf:
@@ -77,7 +77,7 @@ def test_extreme_densities(value):
 
 def test_an_opaque_sample_lets_next_to_nothing_through():
     density = torch.full([4], torch.inf, dtype=torch.float64)
-    weights, transmittance = ray_weights(density, torch.arange(4.0, dtype=torch.float64), last_opaque=True)
+    weights, transmittance = quadrature_weights(density, torch.arange(4.0, dtype=torch.float64), last_opaque=True)
     assert weights.tolist() == pytest.approx([1, 1e-10, 1e-20, 1e-30], rel=1e-6)
     assert transmittance.item() == pytest.approx(1e-30, rel=1e-6)
 
@@ -97,6 +97,6 @@ def test_derivatives(last_opaque):
     density, depths, norm = (x[0, :2].requires_grad_() for x in random_rays())
 
     def function(density, depths, norm):
-        return ray_weights(density + 0.1, depths, direction_norm=norm, last_opaque=last_opaque)
+        return quadrature_weights(density + 0.1, depths, direction_norm=norm, last_opaque=last_opaque)
 
     assert gradcheck(function, [density, depths, norm])

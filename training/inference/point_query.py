@@ -3,7 +3,7 @@
 import torch
 
 from renderer.cameras import Cameras
-from renderer.rays import Rays, ray_weights
+from renderer.rays import Rays, quadrature_weights
 from renderer.volume_rendering import march_background, sample_foreground
 from torch_utils.argument_checks import check_network, check_number, check_tensors, whole_number
 from torch_utils.caller_settings import without_autocast
@@ -111,7 +111,7 @@ class PointField:
         steps = torch.linspace(0, length, SAMPLES, device=points.device, dtype=points.dtype)
         view = torch.nn.functional.normalize(points - self._position, dim=-1)
         raw, features = self._field((points[:, None] + steps[:, None] * view[:, None])[None, None], view[None])
-        weights, _ = ray_weights(torch.relu(raw[0, 0]), steps, last_opaque=False)
+        weights, _ = quadrature_weights(torch.relu(raw[0, 0]), steps, last_opaque=False)
         weights = weights + 1e-6  # on an empty ray all samples count equally
         colours = self._upsampled(self._field.project(features))[0, 0]
         return weighted_sum(weights / weights.sum(dim=-1, keepdim=True), colours)

@@ -4,7 +4,7 @@ import torch
 
 from dnnlib import UserError, one_line
 
-__all__ = ["ClipLoss", "psnr", "pyramid"]
+__all__ = ["ClipLoss", "psnr_of_error", "pyramid"]
 
 COARSEST = 4  # pixels
 
@@ -17,7 +17,7 @@ def pyramid(images: torch.Tensor) -> list[torch.Tensor]:
     return levels
 
 
-def psnr(mean_square: torch.Tensor | float) -> float:
+def psnr_of_error(mean_square: torch.Tensor | float) -> float:
     """Peak signal-to-noise ratio in dB of a mean squared difference of pixels in [-1, 1]."""
     return float(10 * torch.log10(4 / torch.as_tensor(mean_square, dtype=torch.float64).clamp(min=1e-12)))
 

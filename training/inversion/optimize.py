@@ -17,7 +17,7 @@ import torch
 from torch_utils.rng import RandomStream
 from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import nearest_motions, nearest_samples, search_images, start_images
-from training.inversion.loss import ClipLoss, psnr
+from training.inversion.loss import ClipLoss, psnr_of_error
 from training.inversion.style_prior import StylePrior
 from training.networks.generator import Generator
 
@@ -159,7 +159,7 @@ def descend(
         if step >= steps - max(1, steps // 10):
             total += losses.detach()
         best = squares.unflatten(0, (len(videos), -1)).mean(dim=1).min()
-        on_step(len(squares), psnr(best))
+        on_step(len(squares), psnr_of_error(best))
     return total.argsort()
 
 

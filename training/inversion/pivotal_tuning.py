@@ -14,7 +14,7 @@ import torch
 from torch_utils.rng import RandomStream
 from training.checkpoints.archive import save_archive
 from training.inversion.candidates import CandidateVideos
-from training.inversion.loss import ClipLoss, psnr
+from training.inversion.loss import ClipLoss, psnr_of_error
 from training.networks.generator import Generator
 from training.networks.mixed_precision import half_precision
 
@@ -49,7 +49,7 @@ def tune_generator(
             optimizer.zero_grad(set_to_none=True)
             losses.mean().backward()
         optimizer.step()
-        on_step(len(chosen), psnr(squares.mean()))
+        on_step(len(chosen), psnr_of_error(squares.mean()))
     return generator.requires_grad_(False)
 
 

@@ -20,7 +20,7 @@ from torch_utils.rng import RandomStream
 from training.inference.cli_options import lacks_motion
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, save_codes
-from training.inversion.loss import ClipLoss, psnr
+from training.inversion.loss import ClipLoss, psnr_of_error
 from training.inversion.optimize import FitSettings, fit_clip, fit_images
 from training.inversion.pivotal_tuning import save_tuned, tune_generator
 from training.networks.generator import Generator
@@ -206,7 +206,7 @@ class Inversion:
     def _psnr(self, frames: torch.Tensor, index: int | None = None) -> float:
         part = slice(None) if index is None else slice(index, index + 1)
         difference = (frames[part].double() - self._pixels[part].double()) / 127.5
-        return round(psnr(difference.square().mean()), 2)
+        return round(psnr_of_error(difference.square().mean()), 2)
 
     @staticmethod
     def write_report(folder: str | os.PathLike, report: dict[str, Any]) -> None:

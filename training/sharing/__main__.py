@@ -24,7 +24,7 @@ from training.inference.cli_options import NETWORK, pick_device
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
 
-def newest_rows(snapshot: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
+def rows_of_snapshot(snapshot: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
     """The newest row of each metric in the folder of a snapshot that was measured on this snapshot.
 
     `python -m metrics` records the SHA-256 of the file that it measured; the rows that training adds to its run folder
@@ -122,7 +122,7 @@ def main(
     networks = [generator]
     if discriminators:
         networks.append(VideoDiscriminators(stored_discriminators(content, source=network_pkl)))
-    rows = newest_rows(snapshot, about["progress"].get("cur_nimg"))
+    rows = rows_of_snapshot(snapshot, about["progress"].get("cur_nimg"))
     for network in networks:
         network.save_pretrained(out)
     generator.save_card(out, push or os.path.basename(os.path.abspath(out)), data=data, licence=licence, metrics=rows)

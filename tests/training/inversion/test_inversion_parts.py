@@ -22,7 +22,7 @@ from training.data.names import IMAGE_SUFFIXES
 from training.inversion import initialize, projector, target_clip
 from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import cheapest_paths, key_frames, nearest_motions, nearest_samples
-from training.inversion.loss import ClipLoss, psnr, pyramid
+from training.inversion.loss import ClipLoss, psnr_of_error, pyramid
 from training.inversion.optimize import RATES, FitSettings, descend, fit_clip, fit_images, learning_rate
 from training.inversion.projector import Inversion
 from training.inversion.style_prior import StylePrior, random_labels
@@ -106,8 +106,8 @@ def test_a_pyramid_halves_by_averaging_down_to_four_pixels():
 
 
 def test_psnr_is_that_of_pixels_between_minus_one_and_one():
-    assert psnr(4 * 1e-3) == pytest.approx(30)
-    assert psnr(0.0) > 100
+    assert psnr_of_error(4 * 1e-3) == pytest.approx(30)
+    assert psnr_of_error(0.0) > 100
 
 
 def test_the_loss_compares_with_the_frames_that_are_named():

@@ -16,7 +16,7 @@ from tests.small_network import save_small_network, save_small_run, small_genera
 from training.inference.model_card import model_card
 from training.inference.video_discriminators import load_discriminators
 from training.inference.video_generator import VideoGenerator, load_generator
-from training.sharing.__main__ import check_out, main, newest_rows
+from training.sharing.__main__ import check_out, main, rows_of_snapshot
 
 pytest.importorskip("safetensors")
 
@@ -85,8 +85,8 @@ def test_figures_of_other_models_are_left_out(run_folder, tmp_path):
     }
     for name, row in rows.items():
         (run_folder / f"metric-{name}.jsonl").write_text(json.dumps({"metric": name, **row}) + "\n")
-    assert [row["metric"] for row in newest_rows(snapshot, 2000)] == ["own", "rfvd8_4f"]
-    assert newest_rows(snapshot, None) == []
+    assert [row["metric"] for row in rows_of_snapshot(snapshot, 2000)] == ["own", "rfvd8_4f"]
+    assert rows_of_snapshot(snapshot, None) == []
 
 
 def test_the_hub_gets_the_folder(run_folder, tmp_path, monkeypatch, capsys):
