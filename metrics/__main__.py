@@ -263,8 +263,7 @@ def find_snapshot(path: str) -> Path | None:
     from training.checkpoints.pretrained import is_pretrained
     from training.checkpoints.snapshot import checkpoint_file
     from training.checkpoints.snapshot_files import SUFFIXES
-    from training.data.frame_store import RUN_OPTIONS
-    from training.data.names import MOVIE_SUFFIXES
+    from training.data.names import MOVIE_SUFFIXES, RUN_OPTIONS
 
     if not os.path.isdir(path):
         if path.lower().endswith(MOVIE_SUFFIXES):

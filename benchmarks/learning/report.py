@@ -26,6 +26,7 @@ from renderer.depth import surface_depth
 from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_average_generator
 from training.data.dataset import VideoPairDataset
+from training.data.names import RUN_OPTIONS
 from training.inference.frame_renderer import FrameRenderer
 
 __all__ = ["write_report"]
@@ -85,7 +86,7 @@ def _opening(runs: list[Run], main: list[dict], work: Path, videos: int, *, note
     long = ""
     if any(run.name == "long" for run in full_runs(runs)):
         long = f" The long runs average the weights over more videos, `{LONG_AVERAGE}`."
-    cuda = "device: cuda" in (folder / "training_options.yaml").read_text(encoding="utf-8")
+    cuda = "device: cuda" in (folder / RUN_OPTIONS).read_text(encoding="utf-8")
     shorter = ""
     if ablations(runs):
         shorter = f" The ablations were trained on {min(run.kimg for run in runs):g} thousand videos each."

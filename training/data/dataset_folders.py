@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from dnnlib import UserError
 from training.data.annotations import KINDS, parse_manifest
-from training.data.frame_store import RUN_OPTIONS
-from training.data.names import ANNOTATIONS, IMAGE_SUFFIXES, MANIFEST, is_hidden
+from training.data.names import ANNOTATIONS, IMAGE_SUFFIXES, MANIFEST, RUN_OPTIONS, is_hidden
 
 __all__ = ["SETTINGS", "SYNTHETIC", "frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
 

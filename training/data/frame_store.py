@@ -19,11 +19,10 @@ from PIL import Image
 from dnnlib import UserError, one_line
 from training.data.frame_index import describe_tar_files, list_files
 from training.data.images import decode_image
-from training.data.names import ARCHIVES, IMAGE_SUFFIXES, disordered_decimals, join_path
+from training.data.names import ARCHIVES, IMAGE_SUFFIXES, RUN_OPTIONS, disordered_decimals, join_path
 
-__all__ = ["RUN_OPTIONS", "FrameStore", "UnreadableFrame", "Video", "describe_disorder", "stored_path"]
+__all__ = ["FrameStore", "UnreadableFrame", "Video", "describe_disorder", "stored_path"]
 
-RUN_OPTIONS = "training_options.yaml"  # a file of every run folder
 SIZES = 256  # frames at most whose size is looked up for a fingerprint
 MAX_RUNS = 256  # folders that are examined
 MOST_SUFFIXES = 5  # that a note names

@@ -15,6 +15,7 @@ __all__ = [
     "MANIFEST",
     "MOVIE_SUFFIXES",
     "OTHER_IMAGES",
+    "RUN_OPTIONS",
     "SYSTEM_FOLDERS",
     "StringTable",
     "disordered_decimals",
@@ -48,6 +49,7 @@ KNOWN_SUFFIXES = COMPANIONS.union(IMAGE_SUFFIXES, OTHER_IMAGES, MOVIE_SUFFIXES)
 
 MANIFEST = "manifest.json"  # of the dataset tool
 ANNOTATIONS = "dataset.json"  # labels and cameras
+RUN_OPTIONS = "training_options.yaml"  # of every run folder, which is no dataset
 
 # Folders that systems make beside data: thumbnails, which are images, deleted files, and what only root may read.
 SYSTEM_FOLDERS = frozenset(

@@ -22,8 +22,8 @@ from torch_utils import distributed
 from training.augment.diffaugment import parse_policy
 from training.checkpoints.training_state import ANEW
 from training.data.dataset_folders import keep_apart
-from training.data.frame_store import RUN_OPTIONS
 from training.data.loader import PairDataset, build_dataset, check_shards
+from training.data.names import RUN_OPTIONS
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
 from training.launch.build import build_augment, build_networks, build_schedule, check_arguments, synthesis_note

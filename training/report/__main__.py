@@ -20,6 +20,7 @@ import click
 from dnnlib import UserError, atomic_write, format_bytes, format_time, run_cli
 from dnnlib.command_line import Command
 from training.checkpoints.snapshot_files import check_output
+from training.data.names import RUN_OPTIONS
 from training.report.charts import is_constant, line_chart, number_text
 from training.report.page import PAGE
 from training.report.run_reader import (
@@ -70,8 +71,8 @@ def write_report(
     folder = Path(run)
     if not folder.is_dir():
         raise UserError(f"There is no run folder {folder}.")
-    if not any((folder / name).exists() for name in ("stats.jsonl", "training_options.yaml", "log.txt")):
-        inside = sorted(path.parent.name for path in folder.glob("*/training_options.yaml"))
+    if not any((folder / name).exists() for name in ("stats.jsonl", RUN_OPTIONS, "log.txt")):
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{RUN_OPTIONS}"))
         hint = f"; it holds the runs {', '.join(inside[:5])}: name one of them" if inside else ""
         raise UserError(f"{folder} is not a run folder: it has no stats.jsonl, options or log{hint}.")
     out = folder / "report.html" if out is None else Path(out)
@@ -104,7 +105,7 @@ def _sections(folder: Path, *, images: int, shown: int) -> dict[str, str]:
     notes = []
     if damaged:
         notes.append(f"Lines of stats.jsonl that are damaged or cut off: {damaged}.")
-    options = read_text(folder / "training_options.yaml")
+    options = read_text(folder / RUN_OPTIONS)
     return {
         "title": _escape(folder.resolve().name or "run"),
         "summary": _summary(last_row, end, notes),
@@ -114,7 +115,7 @@ def _sections(folder: Path, *, images: int, shown: int) -> dict[str, str]:
         "pictures": _images(folder, images),
         "videos": _videos(videos(folder), shown),
         "curves": _curves(curves),
-        "options": "<p>There is no training_options.yaml.</p>" if options is None else f"<pre>{_escape(options)}</pre>",
+        "options": f"<p>There is no {RUN_OPTIONS}.</p>" if options is None else f"<pre>{_escape(options)}</pre>",
         "log": f"<pre>{_escape(chr(10).join(end))}</pre>" if end else "<p>There is no log.txt.</p>",
     }
 
