@@ -16,6 +16,7 @@ from benchmarks.products import Convolution, MatrixProduct, Product, multiply_ad
 __all__ = ["Limit", "TimedProduct", "time_product", "time_products"]
 
 SHORT = 2e-3  # seconds; shorter calls are repeated until they take this long
+ROUNDS = 3  # timings of a route, of which the median is used
 KEPT = 2  # fastest routes of a first timing, which are timed again
 LARGE = 1 << 20  # multiply-adds per product of a batch above which single products are tried as well
 
@@ -70,14 +71,11 @@ class Limit:
 
 
 @torch.no_grad()
-def time_products(
-    products: Counter[Product], *, dtype: torch.dtype = torch.float32, rounds: int = 3, covered: float = 1.0
-) -> Limit:
+def time_products(products: Counter[Product], *, dtype: torch.dtype = torch.float32, covered: float = 1.0) -> Limit:
     """Time every shape once by its fastest route, in descending order of multiply-adds.
 
     Args:
         dtype: Type of the factors, float32 or bfloat16.
-        rounds: Timings, of which the median is used.
         covered: Fraction of the multiply-adds that is timed; the rest is assumed to have the same rate.
     """
     ranked = sorted(products, key=lambda product: -product.multiply_adds * products[product])
@@ -87,13 +85,13 @@ def time_products(
             rate = done / sum(p.seconds * p.count for p in timed)
             seconds, route = product.multiply_adds / rate, "as the others"
         else:
-            seconds, route = time_product(product, dtype, rounds)
+            seconds, route = time_product(product, dtype)
             done += product.multiply_adds * products[product]
         timed.append(TimedProduct(product, products[product], seconds, route))
     return Limit(timed)
 
 
-def time_product(product: Product, dtype: torch.dtype, rounds: int) -> tuple[float, str]:
+def time_product(product: Product, dtype: torch.dtype) -> tuple[float, str]:
     """Seconds by the fastest route, and its name."""
     routes = _matrix_routes if isinstance(product, MatrixProduct) else _convolution_routes
     first: list[tuple[float, int, str, Callable]] = []
@@ -109,14 +107,14 @@ def time_product(product: Product, dtype: torch.dtype, rounds: int) -> tuple[flo
     for seconds, _, name, run in sorted(first)[:KEPT]:
         repeats = max(1, int(SHORT / max(seconds, 1e-7)))
         readings = []
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             start = time.perf_counter()
             for _ in itertools.repeat(None, repeats):
                 run()
             readings.append((time.perf_counter() - start) / repeats)
         best = min(best, (statistics.median(readings), name))
     if isinstance(product, MatrixProduct) and product.batch > 1 and product.multiply_adds > LARGE * product.batch:
-        seconds, name = time_product(replace(product, batch=1), dtype, rounds)
+        seconds, name = time_product(replace(product, batch=1), dtype)
         best = min(best, (seconds * product.batch, f"{name}, one by one"))
     return best
 

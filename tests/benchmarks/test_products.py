@@ -149,9 +149,9 @@ def test_large_products_of_a_batch_may_be_made_one_by_one(monkeypatch, work):
         "_matrix_routes",
         lambda product, _: iter([("only", lambda: work(0.02 if product.batch > 1 else 0.003))]),
     )
-    seconds, name = library_routes.time_product(MatrixProduct(2, 1024, 128, 128), torch.float32, 1)
+    seconds, name = library_routes.time_product(MatrixProduct(2, 1024, 128, 128), torch.float32)
     assert name == "only, one by one" and seconds == pytest.approx(0.006)
-    seconds, name = library_routes.time_product(MatrixProduct(2, 8, 8, 8), torch.float32, 1)
+    seconds, name = library_routes.time_product(MatrixProduct(2, 8, 8, 8), torch.float32)
     assert name == "only"
 
 
@@ -161,5 +161,5 @@ def test_the_fastest_of_routes_is_taken(monkeypatch, work):
 
     routes = [("slow", lambda: work(0.004)), ("none", failing), ("fast", lambda: work(0.001))]
     monkeypatch.setattr(library_routes, "_matrix_routes", lambda *_: iter(routes))
-    seconds, name = library_routes.time_product(MatrixProduct(1, 1, 1, 1), torch.float32, 3)
+    seconds, name = library_routes.time_product(MatrixProduct(1, 1, 1, 1), torch.float32)
     assert name == "fast" and seconds == pytest.approx(0.001)

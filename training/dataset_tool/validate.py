@@ -261,14 +261,14 @@ def write_preview(path: str, file: str) -> None:
     tiles = []
     if is_shards(path):
         for sample in _first_samples(path, rows):
-            chosen = _evenly_spaced(len(sample), columns)
+            chosen = evenly_spaced(range(len(sample)), columns)
             tiles.append([_tile(lambda s=sample, i=index: decode_image(s.image(i)[1])) for index in chosen])
     else:
         store = FrameStore(path)
         store.require_videos()
-        for number in _evenly_spaced(len(store.videos), rows):
+        for number in evenly_spaced(range(len(store.videos)), rows):
             video = store.videos[number]
-            chosen = _evenly_spaced(len(video), columns)
+            chosen = evenly_spaced(range(len(video)), columns)
             tiles.append([_tile(lambda v=video, i=index: store.read_frame(v, i)) for index in chosen])
     side = min(TILE, max(min(tile.size) for row in tiles for tile in row))
     sheet = Image.new("RGB", (columns * side, len(tiles) * side))
@@ -296,6 +296,6 @@ def _first_samples(path: str, count: int) -> Iterator[Any]:
             yield sample
 
 
-def _evenly_spaced(total: int, count: int) -> list[int]:
-    """At most `count` evenly spaced numbers below `total`, with the first and the last."""
-    return sorted({round(x) for x in np.linspace(0, total - 1, min(count, total))})
+def evenly_spaced(numbers: range, count: int) -> list[int]:
+    """At most `count` evenly spaced numbers of a range with step 1, with the first and the last."""
+    return sorted({round(x) for x in np.linspace(numbers.start, numbers.stop - 1, min(count, len(numbers)))})

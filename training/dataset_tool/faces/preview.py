@@ -16,6 +16,7 @@ from training.dataset_tool.faces.clips import FaceClip, VideoClips, head_pose
 from training.dataset_tool.faces.detections import Detections
 from training.dataset_tool.faces.head_pose import CENTER, HeadPose, project
 from training.dataset_tool.source_videos import Source, SourceSet
+from training.dataset_tool.validate import evenly_spaced
 
 __all__ = ["write_faces_preview"]
 
@@ -38,7 +39,7 @@ def write_faces_preview(
         for source in among.sources
         for number in range(len(boxes.clips.get(listed_path(source.path), [])))
     ]
-    chosen = [chosen[k] for k in sorted({round(x) for x in np.linspace(0, len(chosen) - 1, min(ROWS, len(chosen)))})]
+    chosen = [chosen[k] for k in evenly_spaced(range(len(chosen)), ROWS)]
     bands = []
     for source, number in chosen:
         path = listed_path(source.path)
@@ -64,7 +65,7 @@ def _band(
     source: Source, among: SourceSet, clip: Clip, face: FaceClip, detections: Detections, boxes: Boxes
 ) -> Image.Image:
     """Frames of a clip with drawings, above their crops."""
-    numbers = sorted({round(x) for x in np.linspace(clip.first, clip.stop - 1, min(COLUMNS, clip.frames))})
+    numbers = evenly_spaced(range(clip.first, clip.stop), COLUMNS)
     plan = Crop(boxes=boxes).clip_plan(source.path, clip)
     video = detections.videos[listed_path(source.path)]
     scale = TILE / video.size[1]
