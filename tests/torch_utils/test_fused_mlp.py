@@ -7,15 +7,10 @@ import pickle
 import pytest
 import torch
 
+from tests.cpu_inference import CPU, needs_bfloat16, needs_native
 from torch_utils import custom_ops
 from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, blurred_corners_ref, blurred_shuffle_ref, has_fused_mlp
 from training.networks.upsampler import blur, blur_nearest, corner_means, interleave
-
-CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(not has_fused_mlp(CPU), reason="no native operators (no C++ compiler)")
-needs_bfloat16 = pytest.mark.skipif(
-    not has_fused_mlp(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
-)
 
 
 def rand(*shape, seed=0):

@@ -11,13 +11,13 @@ import torch
 from renderer.cameras import Cameras, camera_rays, pixel_centers
 from renderer.rays import Rays, RenderSettings
 from renderer.volume_rendering import march_foreground, render_rays
+from tests.cpu_inference import needs_bfloat16, needs_native, psnr
 from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator
 from tests.goldens.small_inputs import cameras, codes
 from tests.small_network import small_generator
 from torch_utils.custom_ops import plain_pytorch
-from torch_utils.ops.fused_mlp import has_fused_mlp
 from torch_utils.rng import RandomStream
 from training.inference import frame_renderer
 from training.inference.frame_renderer import FrameRenderer
@@ -25,12 +25,6 @@ from training.networks.cpu_inference import FusedForeground
 from training.networks.density import DensityPrior
 from training.networks.fields import ConditionedBlend, ConditionedForeground
 from training.networks.upsampler import UpsamplerBlock
-
-CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(not has_fused_mlp(CPU), reason="no native operators (no C++ compiler)")
-needs_bfloat16 = pytest.mark.skipif(
-    not has_fused_mlp(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
-)
 
 
 def rand(*shape, seed=0):
@@ -180,11 +174,6 @@ def test_fields_are_not_fused_where_gradients_are_recorded():
     density, _ = field(points, torch.nn.functional.normalize(directions, dim=-1))
     (gradient,) = torch.autograd.grad(density.sum(), points)
     assert gradient.abs().max() > 0
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of images in [-1, 1]."""
-    return 10 * torch.log10(4 / (a - b).double().square().mean()).item()
 
 
 @needs_bfloat16

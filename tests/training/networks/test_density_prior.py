@@ -11,12 +11,12 @@ from dnnlib import UserError
 from renderer.cameras import camera_rays, pixel_centers
 from renderer.rays import RenderSettings
 from renderer.volume_rendering import march_foreground
+from tests.cpu_inference import assert_marched_alike, needs_bfloat16, needs_native, psnr
 from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator, generator_config
 from tests.goldens.small_losses import gradients, make_loss, real_batch
 from tests.small_network import SIZES, save_small_network
-from torch_utils.ops.fused_mlp import has_fused_mlp
 from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_average_generator
 from training.inference import meshes
@@ -26,15 +26,9 @@ from training.inference.video_generator import VideoGenerator
 from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.launch.option_rules import check_values
-from training.networks.cpu_inference import FusedForeground
 from training.networks.density import DensityPrior
 from training.networks.generator import Generator
 
-CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(not has_fused_mlp(CPU), reason="no native operators (no C++ compiler)")
-needs_bfloat16 = pytest.mark.skipif(
-    not has_fused_mlp(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
-)
 CENTRED = {"peak": 40.0, "radius": 0.05}
 SHIFTED = {"peak": 25, "radius": 0.04, "center": [0.02, -0.03, 0.05]}
 
@@ -164,33 +158,7 @@ def test_activation_checkpointing_and_the_path_loss_have_it(phase):
 def test_fused_inference_and_native_marching_have_it(samples, importance, view, frames, prior):
     """Against the plain field in plain PyTorch, within rounding; ray counts that are no multiple of a tile."""
     generator = generator_with(prior, dataclasses.replace(SMALL, view=view)).requires_grad_(False)
-    times = torch.linspace(0.1, 0.9, frames).expand(2, -1)
-    ws = generator.mapping(rand(2, generator.z_dim, seed=4).float())
-    codes = {
-        "motion": generator.motion(rand(2, generator.motion_dim, seed=5).float(), times),
-        "z_bg": torch.zeros(2, generator.background_dim),
-    }
-    plain = generator.condition(generator.modulate(ws), times=times, **codes).foreground
-    with torch.no_grad():
-        fused = generator.condition(generator.modulate(ws), times=times, **codes).foreground
-    assert isinstance(fused, FusedForeground) and not isinstance(plain, FusedForeground)
-    origins, directions = camera_rays(generator.camera_prior.at(0.3, 0.8), pixel_centers(5))
-    origins, directions = origins.expand(2, -1, -1), directions.expand(2, -1, -1)
-    settings = RenderSettings(num_samples=samples, num_importance=importance)
-
-    def sampled(field):
-        march = march_foreground(field, origins, directions, settings, num_frames=frames, last_opaque=False)
-        return march.accumulate(settings)
-
-    with torch.no_grad():
-        expected = sampled(plain)
-        for actual in (sampled(fused), fused.march(origins, directions, settings, last_opaque=False)):
-            pairs = [*zip(actual.features, expected.features, strict=True)]
-            names = ("accumulation", "depth", "transmittance")
-            pairs += [(getattr(actual, name), getattr(expected, name)) for name in names]
-            for found, wanted in pairs:
-                assert found.shape == wanted.shape
-                assert (found - wanted).abs().max() <= 3e-5 * max(wanted.abs().max(), 1)
+    assert_marched_alike(generator, samples=samples, importance=importance, frames=frames)
 
 
 @needs_bfloat16
@@ -213,11 +181,6 @@ def test_bfloat16_shows_the_same(prior):
     assert exact.opacity.mean() > plain.opacity.mean() + 0.04
     error = (plain.opacity - plain_half.opacity).abs().max()
     assert (exact.opacity - half.opacity).abs().max() < 1.1 * error
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of images in [-1, 1]."""
-    return 10 * torch.log10(4 / (a - b).double().square().mean()).item()
 
 
 def test_snapshots_keep_it(tmp_path):

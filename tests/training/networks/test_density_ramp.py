@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dnnlib import UserError
+from tests.cpu_inference import needs_bfloat16
 from tests.goldens.networks import SMALL, build_generator, generator_config
 from tests.small_network import save_small_network
-from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.checkpoints.snapshot import load_average_generator
 from training.ema import GeneratorEMA
 from training.inference.frame_renderer import FrameRenderer
@@ -18,9 +18,6 @@ from training.networks.density import DensityRamp
 from training.networks.fields import is_density_scale
 from training.networks.generator import Generator
 
-needs_bfloat16 = pytest.mark.skipif(
-    not has_fused_mlp(torch.device("cpu"), "bfloat16"), reason="the processor does not multiply bfloat16"
-)
 RAMP = {"factor": 3, "start": 2, "end": 6}
 PRIOR = {"peak": 25, "radius": 0.04, "center": [0.02, -0.03, 0.05]}
 

@@ -10,6 +10,7 @@ from dnnlib import UserError
 from renderer.cameras import camera_rays, pixel_centers
 from renderer.rays import RenderSettings
 from renderer.volume_rendering import march_foreground
+from tests.cpu_inference import CPU, assert_marched_alike, needs_bfloat16, needs_native, psnr
 from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, generator_config
@@ -34,11 +35,6 @@ from training.networks.layers import (
     sinusoid_order,
 )
 
-CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(not has_fused_mlp(CPU), reason="no native operators (no C++ compiler)")
-needs_bfloat16 = pytest.mark.skipif(
-    not has_fused_mlp(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
-)
 PRIOR = {"peak": 25, "radius": 0.04, "center": [0.02, -0.03, 0.05]}
 
 
@@ -204,33 +200,7 @@ def test_fused_inference_and_native_marching(frequencies, samples, importance, v
     """Against the plain field in plain PyTorch, within rounding; ray counts that are no multiple of a tile."""
     spec = dataclasses.replace(SMALL, view=view, octaves=frequencies)
     generator = generator_with("isotropic", prior=prior, spec=spec).requires_grad_(False)
-    times = torch.linspace(0.1, 0.9, frames).expand(2, -1)
-    ws = generator.mapping(rand(2, generator.z_dim, seed=4).float())
-    codes = {
-        "motion": generator.motion(rand(2, generator.motion_dim, seed=5).float(), times),
-        "z_bg": torch.zeros(2, generator.background_dim),
-    }
-    plain = generator.condition(generator.modulate(ws), times=times, **codes).foreground
-    with torch.no_grad():
-        fused = generator.condition(generator.modulate(ws), times=times, **codes).foreground
-    assert isinstance(fused, FusedForeground) and not isinstance(plain, FusedForeground)
-    origins, directions = camera_rays(generator.camera_prior.at(0.3, 0.8), pixel_centers(5))
-    origins, directions = origins.expand(2, -1, -1), directions.expand(2, -1, -1)
-    settings = RenderSettings(num_samples=samples, num_importance=importance)
-
-    def sampled(field):
-        march = march_foreground(field, origins, directions, settings, num_frames=frames, last_opaque=False)
-        return march.accumulate(settings)
-
-    with torch.no_grad():
-        expected = sampled(plain)
-        for actual in (sampled(fused), fused.march(origins, directions, settings, last_opaque=False)):
-            pairs = [*zip(actual.features, expected.features, strict=True)]
-            names = ("accumulation", "depth", "transmittance")
-            pairs += [(getattr(actual, name), getattr(expected, name)) for name in names]
-            for found, wanted in pairs:
-                assert found.shape == wanted.shape
-                assert (found - wanted).abs().max() <= 3e-5 * max(wanted.abs().max(), 1)
+    assert_marched_alike(generator, samples=samples, importance=importance, frames=frames)
 
 
 @needs_bfloat16
@@ -361,11 +331,6 @@ def test_an_encoding_with_parameters_is_trained_and_saved(phase, checkpointing, 
     made = save_small_network(tmp_path, generator.eval())
     loaded = load_average_generator(tmp_path)
     assert torch.equal(loaded.foreground.encoding.planes, made.foreground.encoding.planes)
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of images in [-1, 1]."""
-    return 10 * torch.log10(4 / (a - b).double().square().mean()).item()
 
 
 @torch.no_grad()
