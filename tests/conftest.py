@@ -13,6 +13,16 @@ def generator():
     return build_generator(SMALL)
 
 
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """The folder of a run of the small generator."""
+    from tests.small_network import save_small_run
+
+    folder = tmp_path_factory.mktemp("run")
+    save_small_run(folder)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def hear_interrupts():
     """SIGINT as in a terminal: shells start background commands with SIGINT ignored, and processes inherit it."""

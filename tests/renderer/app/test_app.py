@@ -13,16 +13,8 @@ from PIL import Image
 
 from dnnlib import UserError
 from tests.renderer.viewer.browser import open_browser
-from tests.small_network import save_small_run
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    save_small_run(folder)
-    return folder
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import generate
 from dnnlib import UserError
 from renderer.cameras import CameraPrior
-from tests.small_network import save_small_run, small_generator
+from tests.small_network import small_generator
 from training.checkpoints.pretrained import is_pretrained
 from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.inference.video_discriminators import VideoDiscriminators, load_discriminators
@@ -31,13 +31,6 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 class OwnGenerator(Generator):
     """A class of a user's own."""
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    save_small_run(folder)
-    return folder
 
 
 @pytest.fixture

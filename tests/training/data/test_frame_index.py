@@ -62,6 +62,15 @@ def packed(root, target):
     return target
 
 
+def folder_and_zip(root):
+    """A folder and a zip of all its files, listed and then from the cache."""
+    target = root.with_suffix(".zip")
+    with zipfile.ZipFile(target, "w") as archive:
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(root))
+    return root, root, target, target
+
+
 def test_a_folder_is_listed_once(root, scans, memory):
     first = content(root)
     assert list(first) == ["a/v9", "a/v10", "b"] and first["b"] == ["0.png", "1.png", "2.png"]
@@ -283,10 +292,7 @@ def test_other_images_and_movies_beside_frames_are_told(root, tmp_path):
     for name in ("3.avif", "4.PPM", "mask.npz"):
         (root / "b" / name).write_bytes(b"")
     (root / "preview.avif").write_bytes(b"")  # not among frames
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        for file in sorted(path for path in root.rglob("*") if path.is_file()):
-            archive.write(file, file.relative_to(root))
-    for path in (root, root, tmp_path / "set.zip", tmp_path / "set.zip"):  # listed, and from the cache
+    for path in folder_and_zip(root):
         assert FrameStore(path).notes() == [
             "2 images of other formats than .png .jpg .jpeg .webp .bmp .tif .tiff are left out: convert them",
             "1 encoded videos (movie.mp4) are left out: `python -m training.dataset_tool` turns them into frames",
@@ -309,10 +315,7 @@ def test_archives_and_files_of_unknown_kinds_are_told_where_videos_are_read(root
         ".hidden.zip",
     ):
         (root / name).write_bytes(b"")
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        for file in sorted(path for path in root.rglob("*") if path.is_file()):
-            archive.write(file, file.relative_to(root))
-    for path in (root, root, tmp_path / "set.zip", tmp_path / "set.zip"):  # listed, and from the cache
+    for path in folder_and_zip(root):
         assert FrameStore(path).notes(movies_are_read=True) == [
             "2 archives (.tar, .zip) are left out: unpack them if they hold videos",
             "3 files of unknown kinds (no suffix, .unknown) are left out: if they are videos, give each a usual "
@@ -326,19 +329,16 @@ def test_archives_and_files_of_unknown_kinds_are_told_where_videos_are_read(root
         FrameStore(tmp_path / "other").require_videos()
 
 
-def test_frames_in_two_formats_are_told(root, tmp_path):
+def test_frames_in_two_formats_are_told(root):
     """As after a conversion to another format: every frame would be there twice, and all motion half as fast."""
     (root / "movie.mp4").unlink()
     for frame in range(3):
         Image.new("RGB", (2, 2)).save(root / "b" / f"{frame}.JPG")
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        for file in sorted(path for path in root.rglob("*") if path.is_file()):
-            archive.write(file, file.relative_to(root))
     expected = (
         "3 frames have the name of another one with another suffix, such as 'b/0.JPG' and '0.png', and all of them are "
         "used: if they show the same, remove one of each"
     )
-    for path in (root, root, tmp_path / "set.zip", tmp_path / "set.zip"):  # listed, and from the cache
+    for path in folder_and_zip(root):
         assert FrameStore(path).notes() == [expected]
     assert f"'{root}': {expected}." in VideoPairDataset(path=str(root), resolution=2, nframes=2).notes
     assert expected in check_dataset(str(root), nframes=2).notes
@@ -356,21 +356,18 @@ def test_names_without_a_suffix_are_no_twins(tmp_path, monkeypatch):
     assert store.twins == 0 and store.notes() == []
 
 
-def test_times_that_are_not_in_order_are_told(root, tmp_path):
+def test_times_that_are_not_in_order_are_told(root):
     """As written by f"{t}.png": 0.105 has more decimals than 0.21, and comes after it as 1.10 does after 1.2."""
     (root / "movie.mp4").unlink()
     shutil.rmtree(root / "b")
     (root / "b").mkdir()
     for frame in range(16):
         Image.new("RGB", (2, 2)).save(root / "b" / f"{round(0.105 * frame, 3)}.png")
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        for file in sorted(path for path in root.rglob("*") if path.is_file()):
-            archive.write(file, file.relative_to(root))
     expected = (
         "the frames of 1 videos are in the order of the integers in their names, 'b/0.84.png' before '0.105.png': if "
         "these are decimal numbers, write all of them with the same number of decimals"
     )
-    for path in (root, root, tmp_path / "set.zip", tmp_path / "set.zip"):  # listed, and from the cache
+    for path in folder_and_zip(root):
         assert FrameStore(path).notes() == [expected]
     assert f"'{root}': {expected}." in VideoPairDataset(path=str(root), resolution=2, nframes=2).notes
     assert expected in check_dataset(str(root), nframes=2).notes

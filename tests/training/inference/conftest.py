@@ -1,17 +1,9 @@
-"""A run of a small model, and its generator in the Python interface."""
+"""The generator of a small run in the Python interface."""
 
 import pytest
 import torch
 
 import video3d
-from tests.small_network import save_small_run
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    save_small_run(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
