@@ -107,7 +107,7 @@ def test_the_columns_of_a_sheet_of_loops_are_the_single_loops(render):
     options = ["--interpolate", "z", "--n_steps", "4", "--time_steps", "1", "--save_frames"]
     render(*options, "--seeds", "3-6", "--columns", "2")
     assert "2 loops of 4 frames, each through 2 contents and 2 motions; --n_steps N makes them longer." in render.output
-    whole = frames(render.out / "rotation_camera_yaw_sheet_interpolate-z_seed0003-0006_motion0003-0006")
+    whole = frames(render.out / "rotation_camera_yaw_sheet2_interpolate-z_seed0003-0006_motion0003-0006")
     assert whole.shape == (4, 32, 64, 3)
     for column, seeds in enumerate(("3,5", "4,6")):
         render(*options, "--seeds", seeds)

@@ -9,11 +9,12 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from training.inference.cli_options import StyleMix, join_numbers, pair_seeds, plain_name
+from renderer.trajectories import PROGRAMS
+from training.inference.cli_options import OWN_PATH, PATH_OF_FILE, StyleMix, join_numbers, pair_seeds, plain_name
 from training.inference.interpolation import lerp, loop_position, mix_styles, slerp, through_loop
 from training.inference.latent_files import VideoCodes
 from training.inference.latents import RowCodes, generator_latents
@@ -31,7 +32,11 @@ __all__ = [
     "file_content",
     "join_names",
     "lay_out",
+    "shows_several",
 ]
+
+#: Names of the videos of a grid or sheet: the camera path, then the layout's name.
+SEVERAL = re.compile(rf"({'|'.join((*PROGRAMS, OWN_PATH))}|{PATH_OF_FILE}.+)_(grid|sheet\d*)_.+")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -262,25 +267,36 @@ def lay_out(
         loop = Loop(contents, motions, space=interpolate)
         if columns is None:
             return [loop]
-        return [Sheet(f"sheet_{loop.name}", _loops(contents, motions, space=interpolate, count=columns), columns)]
+        # The number of loops decides which contents and motions each passes.
+        name = f"sheet{columns}_{loop.name}"
+        return [Sheet(name, _loops(contents, motions, space=interpolate, count=columns), columns)]
     pairs = pair_seeds(list(contents), motions)
     layouts = [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
     if columns is not None:
-        return [Sheet(f"sheet_{_name(contents, motions)}", layouts, columns)]
+        name = f"sheet_{_name(dict.fromkeys(contents), dict.fromkeys(motions))}"
+        return [Sheet(name, layouts, columns)]
     for name, count in collections.Counter(layout.name for layout in layouts).items():
         if count > 1:
             raise ValueError(f"{count} videos would be called {name}: name the files of codes differently, each once.")
     return layouts
 
 
-def _name(contents: Sequence[ContentCodes], motions: Sequence[MotionCode]) -> str:
+def shows_several(name: str) -> bool:
+    """True for the name of a rendered grid or sheet, without its folder: several videos in one."""
+    return SEVERAL.match(name) is not None
+
+
+def _name(contents: Iterable[ContentCodes], motions: Iterable[MotionCode]) -> str:
     """The part of a file's name that tells the contents and motions of a grid, loop or sheet."""
     return "_".join(join_names([item.name for item in items]) for items in (contents, motions))
 
 
 def join_names(names: Sequence[str]) -> str:
-    """One name for several: numbers after a common word as ranges (seed0000-0003+0007), other names joined by '+'."""
-    names = list(dict.fromkeys(names))
+    """One name for several in their order: numbers after a common word as ranges (seed0000-0003+0007), others with '+'.
+
+    Repetitions count, since a loop passes each, except where all names are the same.
+    """
+    names = names if len(set(names)) > 1 else names[:1]
     matches = [re.fullmatch(r"([a-z]+)(\d{4,})", name) for name in names]
     if all(matches) and len({match[1] for match in matches}) == 1:
         joined = matches[0][1] + join_numbers([int(match[2]) for match in matches], digits=4)

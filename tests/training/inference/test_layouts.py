@@ -5,10 +5,10 @@ import types
 import pytest
 import torch
 
-from training.inference.cli_options import parse_style_mix
+from training.inference.cli_options import OWN_PATH, parse_style_mix, path_name
 from training.inference.interpolation import lerp, slerp
 from training.inference.latents import seed_latents
-from training.inference.layouts import SeedCodes, StyleMapping, file_content, join_names, lay_out
+from training.inference.layouts import SeedCodes, StyleMapping, file_content, join_names, lay_out, shows_several
 
 SIZES = {"z_dim": 6, "motion_dim": 5, "background_dim": 4}
 
@@ -150,7 +150,9 @@ def test_a_sheet_of_loops_gives_each_its_own_seeds(known, motions, name):
     moves = None if motions is None else [known.motion(seed) for seed in motions]
     (sheet,) = lay_out(contents, moves, grid=False, interpolate="z", columns=3)
     assert sheet.moving and (sheet.rows, sheet.columns) == (1, 3)
-    assert sheet.name == f"sheet_interpolate-z_seed0000-0005_{name}"
+    assert sheet.name == f"sheet3_interpolate-z_seed0000-0005_{name}"
+    (other,) = lay_out(contents, moves, grid=False, interpolate="z", columns=1)
+    assert other.name == f"sheet1_interpolate-z_seed0000-0005_{name}"  # passes others in its first column
     for phase in (0, 0.25, 0.8):
         (row,) = codes(sheet, phase)
         for i in range(3):
@@ -187,8 +189,31 @@ def test_two_videos_never_have_one_name():
     assert lay_out(contents, None, grid=False, interpolate=None, columns=1)[0].rows == 2
 
 
+def test_a_loop_that_passes_a_content_twice_has_a_name_of_its_own(known):
+    contents = [known.content(seed) for seed in (3, 5, 3, 7)]
+    (loop,) = lay_out(contents, [known.motion(1)] * 2, grid=False, interpolate="z")
+    assert loop.name == "interpolate-z_seed0003+0005+0003+0007_motion0001"
+    (other,) = lay_out([contents[0], contents[1], contents[3]], [known.motion(1)], grid=False, interpolate="z")
+    assert other.name == "interpolate-z_seed0003+0005+0007_motion0001"
+    (sheet,) = lay_out(contents, None, grid=False, interpolate=None, columns=2)  # has each pair once
+    assert sheet.name == "sheet_seed0003+0005+0007_motion0003+0005+0007"
+
+
+@pytest.mark.parametrize("track", ["rotation_camera_yaw", "front_inverse", OWN_PATH, path_name("a/my path.json")])
+def test_grids_and_sheets_are_known_by_their_names(known, track):
+    contents, motions = [known.content(seed) for seed in range(4)], [known.motion(seed) for seed in (8, 9)]
+    for options in ({"grid": True}, {"columns": 2}, {"columns": 2, "interpolate": "w"}):
+        (layout,) = lay_out(contents, motions, **{"grid": False, "interpolate": None, **options})
+        assert shows_several(f"{track}_{layout.name}") and shows_several(f"{track}_{layout.name}_stereo.mp4")
+    single = types.SimpleNamespace(ws=torch.zeros(3, 6), z_motion=torch.zeros(5), z_bg=torch.zeros(4))
+    for content in (contents[0], file_content("my_sheet_1.npz", single)):
+        for interpolate in (None, "w"):
+            for layout in lay_out([content], motions, grid=False, interpolate=interpolate):
+                assert not shows_several(f"rotation_camera_yaw_{layout.name}")
+
+
 def test_names_stay_short():
     assert join_names(["seed0001", "seed0002", "seed0003", "seed0007", "seed12345"]) == "seed0001-0003+0007+12345"
-    assert join_names(["seed0001", "mix0001-0002-3", "seed0001"]) == "seed0001+mix0001-0002-3"
+    assert join_names(["seed0001", "mix0001-0002-3"]) == "seed0001+mix0001-0002-3"
     many = [f"seed{2 * i:04d}" for i in range(100)]
     assert join_names(many) == "seed0000-to-seed0198-x100"
