@@ -28,9 +28,10 @@ from training.data.annotations import (
     store_stride,
 )
 from training.data.dataset import check_counts, random_block
-from training.data.frame_store import FrameStore, UnreadableFrame, Video
-from training.data.images import fit_square
+from training.data.frame_store import FrameStore, Video
+from training.data.images import fit_square, image_size
 from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks
+from training.inference.layouts import shows_several
 
 __all__ = ["StoredLabels", "StoredVideos", "choose_windows"]
 
@@ -65,7 +66,8 @@ class StoredVideos:
         resolution: Frames are cropped to the central square and resized to this width, as in training.
         frame_stride: Keep every n-th frame of a video; the stride that dataset_tool applied already counts.
         generated: True for videos of generate.py: its other outputs beside the images, such as depth, are left out, and
-            videos that are not square, such as stereo pairs, are noted. A dataset of dataset_tool has none.
+            videos that are not square, such as stereo pairs, are noted, as are grids and sheets. A dataset of
+            dataset_tool has none.
 
     Attributes:
         resolution: Width of the frames in pixels.
@@ -229,7 +231,7 @@ class StoredVideos:
         )
 
     def _note_shapes(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """Note videos that are not square, since only their middle is measured.
+        """Note videos that are not square, since only their middle is measured, and square ones that show several.
 
         A generator's frames are square: others are mostly stereo pairs, grids and comparisons beside its videos.
 
@@ -243,12 +245,18 @@ class StoredVideos:
                 f"'{self._store.path}': {len(others)} of {len(sizes)} videos, such as {name} ({width}×{height} "
                 "pixels), are not square: only their middle is measured; stereo pairs and grids do not belong here."
             )
+        several = [name for name, (w, h) in sizes.items() if w == h and shows_several(os.path.basename(name))]
+        if several:
+            self.notes.append(
+                f"'{self._store.path}': {len(several)} of {len(sizes)} videos, such as {several[0]}, are named like "
+                "grids and sheets of generate.py: several videos in one, measured as one; they do not belong here."
+            )
 
     def _first_size(self, video: Video) -> tuple[int, int]:
         """(width, height) of the first frame; (0, 0) if it is unreadable, an error of `read` where it is needed."""
         try:
-            return self._store.read_frame(video, 0).size
-        except UnreadableFrame:
+            return image_size(self._store.frame_bytes(video, 0))
+        except Exception:  # decoders raise any exception for damaged data
             return 0, 0
 
     def _count_frames(self, movie: str) -> tuple[int, Remarks, tuple[int, int]]:

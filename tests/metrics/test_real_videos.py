@@ -204,6 +204,36 @@ def test_square_generated_videos_of_any_size_are_not_told(tmp_path, movies):
     assert StoredVideos(tmp_path, resolution=16, generated=True).notes == []
 
 
+@pytest.mark.parametrize("movies", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "front_grid_seed0000-0001_motion0002-0003",
+        "front_inverse_sheet_seed0000-0003_motion0000-0003",
+        "own-path_sheet2_interpolate-z_seed0000-0003_motion0000-0003",
+        "path-my-path_sheet_codes-a+codes-b_motion-a+motion-b",
+    ],
+)
+def test_square_grids_and_sheets_among_generated_videos_are_told(tmp_path, movies, name):
+    for seed in range(3):
+        write_plain(tmp_path, f"front_seed000{seed}_motion000{seed}", 16, 16, movies=movies)
+    write_plain(tmp_path, "front_codes-my_sheet_1_motion-my_sheet_1", 16, 16, movies=movies)  # a file of codes' name
+    write_plain(tmp_path, name, 32, 32, movies=movies)
+    assert StoredVideos(tmp_path, resolution=16, generated=True).notes == [
+        f"'{tmp_path}': 1 of 5 videos, such as {name}{'.mp4' if movies else ''}, are named like grids and sheets of "
+        "generate.py: several videos in one, measured as one; they do not belong here."
+    ]
+    assert StoredVideos(tmp_path, resolution=16).notes == []
+
+
+def test_sizes_of_frames_are_read_from_their_headers(tmp_path, monkeypatch):
+    """To decode a frame of every video would take longer than many metrics."""
+    write_plain(tmp_path, "a", 32, 16, movies=False)
+    monkeypatch.setattr(FrameStore, "read_frame", None)
+    [note] = StoredVideos(tmp_path, resolution=16, generated=True).notes
+    assert note.startswith(f"'{tmp_path}': 1 of 1 videos, such as a (32×16 pixels), are not square:")
+
+
 def test_a_frame_whose_size_is_unknown_is_an_error_only_where_it_is_needed(tmp_path):
     write_plain(tmp_path, "a", 32, 16, movies=False)
     (tmp_path / "a" / "0.png").write_bytes(b"damaged")

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["Square", "centre_square", "cut_square", "decode_image", "fit_square", "to_rgb"]
+__all__ = ["Square", "centre_square", "cut_square", "decode_image", "fit_square", "image_size", "to_rgb"]
 
 ORIENTATION = 0x0112  # EXIF
 TURNS = {
@@ -46,6 +46,15 @@ def decode_image(data: bytes) -> Image.Image:
         if image.format == "WEBP" and data.endswith(bytes(MOST_ZEROS)):
             raise OSError("its end consists of zeros: it was not copied completely")
         return to_rgb(image)
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(width, height) in pixels of an encoded image as it is stored, not turned upright, from its header alone.
+
+    A damaged header raises an exception.
+    """
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.size
 
 
 def _orientation(image: Image.Image) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageOps
 
-from training.data.images import cut_square, decode_image, fit_square, to_rgb
+from training.data.images import cut_square, decode_image, fit_square, image_size, to_rgb
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Decoding
@@ -52,6 +52,8 @@ def test_postscript_is_no_image(tmp_path, monkeypatch):
     with pytest.raises(OSError) as error:
         decode_image(data)
     assert str(error.value) == "it is not an image in PNG, JPEG, WebP, BMP or TIFF format"
+    with pytest.raises(OSError):
+        image_size(data)
     assert not (tmp_path / "ran").exists()
 
 
@@ -59,8 +61,15 @@ def test_postscript_is_no_image(tmp_path, monkeypatch):
 def test_images_are_recognised_by_their_content(kind):
     buffer = io.BytesIO()
     others = {"save_all": True, "append_images": [Image.new("RGB", (4, 4))]} if kind == "MPO" else {}  # a preview
-    Image.new("RGB", (8, 8), (255, 255, 255)).save(buffer, kind, **others)
+    Image.new("RGB", (8, 6), (255, 255, 255)).save(buffer, kind, **others)
     assert decode_image(buffer.getvalue()).getpixel((4, 4)) == (255, 255, 255)
+    assert image_size(buffer.getvalue()) == (8, 6)
+
+
+def test_the_size_is_read_from_the_header_alone():
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 48), 100).save(buffer, "PNG")
+    assert image_size(buffer.getvalue()[:100]) == (64, 48)
 
 
 def test_a_transparent_level_of_deep_gray():
