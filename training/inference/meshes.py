@@ -164,9 +164,10 @@ class GeneratedMeshes:
         density = sample(field.density, self.grid, where=where, chunk=self.chunk, device=self.device)
         mesh = extract_surface(density, self.grid, level=level, inside=self.inside)
         if mesh is None:
+            trained = density[(self.inside > 0) & (density <= level)]  # without NaN, which counts as empty
             raise NoSurface(
-                f"There is no surface at time {time:g}: the density is nowhere above {density.max():.4g}, and the "
-                f"level is {level:.4g}."
+                f"There is no surface at time {time:g}: the density is nowhere in the trained volume above "
+                f"{trained.max(initial=0):.4g}, and the level is {level:.4g}."
             )
         mesh, removed = remove_small_pieces(mesh, self.min_piece)
         mesh = colour_vertices(mesh, field.colour, chunk=self.chunk, device=self.device)

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 
 from dnnlib import UserError
 from renderer.mesh import __main__ as mesh_command
 from renderer.mesh.extraction import extract_surface
+from renderer.mesh.trained_volume import TrainedVolume
 from tests.renderer.ball import GROWTH, RADIUS, Ball, build, load_instead, put_ball, runs_of
 from tests.small_network import small_generator
 from training.inference import meshes
@@ -169,8 +171,22 @@ def test_mistakes_are_told_before_anything_is_written(run, words, message):
 
 
 def test_no_surface_at_that_level(run):
-    message = r"no surface at time 0.5: the density is nowhere above (50|49\.\d+), and the level is 51\.$"
-    with pytest.raises(UserError, match=message):
+    density = r"the density is nowhere in the trained volume above (50|49\.\d+)"
+    with pytest.raises(UserError, match=rf"no surface at time 0.5: {density}, and the level is 51\.$"):
+        run("--level", "51")
+
+
+def test_density_outside_the_trained_volume_makes_no_surface_and_is_not_named(run, generator, monkeypatch):
+    volume = TrainedVolume(generator.camera_prior, near=generator.settings.near, far=generator.settings.far)
+
+    def denser_outside(self, points, directions):
+        density = torch.where(volume.signed_distance(points.reshape(-1, 3)).reshape(points.shape[:-1]) > 0, 20, 100)
+        density = torch.where(points[..., 2] > 0.1, torch.nan, density)  # counts as empty
+        return density, (points.new_zeros([*points.shape[:-1], 3 + self.feature_dim]),)
+
+    monkeypatch.setattr(Ball, "__call__", denser_outside)
+    message = "There is no surface at time 0.5: the density is nowhere in the trained volume above 20, and the level is"
+    with pytest.raises(UserError, match=rf"{message} 51\.$"):
         run("--level", "51")
 
 
