@@ -172,7 +172,8 @@ def _read(path: str, archive: zipfile.ZipFile, generator: "Generator") -> VideoC
         array = _array(archive, by_name[name], _fits(dtype, shape), limit)
         if array is None:
             known = "×".join("T" if n is None else str(n) for n in shape)
-            raise UserError(f"{path} does not fit this generator: {name} must be {known} numbers of type {dtype}.")
+            known += f" numbers of type {dtype}" + (f" with T from 1 to {MAX_FRAMES}" if None in shape else "")
+            raise UserError(f"{path} does not fit this generator: {name} must be {known}.")
         frames = len(array) if dims == ("T",) else frames
         arrays[name] = array
     problem = _problem(arrays)
@@ -221,8 +222,10 @@ def _problem(arrays: dict[str, np.ndarray]) -> str | None:
         if not np.isfinite(array).all():
             return f"{name} is not finite everywhere"
     lengths = {len(array) for name, array in arrays.items() if FIELDS[name][1] == ("T",)}
-    if len(lengths) != 1 or not 1 <= lengths.pop() <= MAX_FRAMES:
-        return "yaw, pitch, radius, fov and times must be equally long, with a frame or more"
+    if len(lengths) != 1:
+        return "yaw, pitch, radius, fov and times must be equally long"
+    if not 1 <= (frames := lengths.pop()) <= MAX_FRAMES:
+        return f"yaw, pitch, radius, fov and times are of {frames} frames, and a file holds 1 to {MAX_FRAMES}"
     limits = {"pitch": (0, math.pi), "fov": (0, 180), "radius": (0, math.inf)}
     for name, (low, high) in limits.items():
         if not ((arrays[name] > low) & (arrays[name] < high)).all():

@@ -140,8 +140,8 @@ def test_a_digest_belongs_to_names_shapes_and_values():
         ({"ws": np.zeros([3, 4])}, "ws must be 3×4 numbers of type <f4"),
         ({"ws": np.zeros([3, 400000], np.float32)}, "ws must be 3×4 numbers"),
         ({"z_motion": np.zeros([1, 5], np.float32)}, "z_motion must be 5 numbers"),
-        ({"yaw": np.zeros(0)}, "yaw must be T numbers"),
-        ({"yaw": np.zeros(1 << 17)}, "yaw must be T numbers"),
+        ({"yaw": np.zeros(0)}, r"yaw must be T numbers of type <f8 with T from 1 to 65536\.$"),
+        ({"yaw": np.zeros(1 << 17)}, r"yaw must be T numbers of type <f8 with T from 1 to 65536\.$"),
         ({"times": np.zeros(7)}, "times must be 6 numbers"),
         ({"z_bg": np.array([0, np.nan], np.float32)}, "z_bg is not finite"),
         ({"times": np.full(6, np.inf)}, "times is not finite"),
@@ -249,6 +249,11 @@ def test_missing_files_and_folders_are_named(tmp_path):
 def test_values_that_would_be_refused_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="z_motion is not finite"):
         save_codes(tmp_path / "codes.npz", dataclasses.replace(some_codes(), z_motion=torch.full([5], math.nan)))
-    with pytest.raises(ValueError, match="equally long"):
+    message = r"^these codes cannot be saved: yaw, pitch, radius, fov and times must be equally long\.$"
+    with pytest.raises(ValueError, match=message):
         save_codes(tmp_path / "codes.npz", dataclasses.replace(some_codes(), times=torch.zeros(3)))
+    for frames in (0, 70000):
+        message = f"yaw, pitch, radius, fov and times are of {frames} frames, and a file holds 1 to 65536"
+        with pytest.raises(ValueError, match=rf"^these codes cannot be saved: {message}\.$"):
+            save_codes(tmp_path / "codes.npz", some_codes(frames))
     assert list(tmp_path.iterdir()) == []
