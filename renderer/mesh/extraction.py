@@ -77,11 +77,12 @@ class Grid:
         """Cubic cells, `resolution` along the longest side of a box, with a margin of at least one cell around the box.
 
         Raises:
-            ValueError: The box is empty, or `resolution` is below two.
+            ValueError: The box is empty, or `resolution` is not a whole number of at least 2.
         """
+        resolution = whole_number("resolution", resolution, low=2)
         low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
-        if not (high > low).all() or resolution < 2:
-            raise ValueError(f"a grid needs low < high and resolution >= 2, got {low}, {high} and {resolution}.")
+        if not (high > low).all():
+            raise ValueError(f"a grid needs low < high, got {low} and {high}.")
         cell = float((high - low).max()) / resolution
         counts = np.ceil((high - low) / cell - 1e-6) + 2
         origin = (low + high - counts * cell) / 2

@@ -9,7 +9,7 @@ import torch
 from renderer.cameras import Cameras
 from renderer.rays import Rays, RenderSettings
 from renderer.volume_rendering import Fields, RenderedRays, render_background, render_rays
-from torch_utils.argument_checks import check_network
+from torch_utils.argument_checks import check_network, whole_number
 from torch_utils.caller_settings import without_autocast
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.networks.generator import Generator, SynthesisOutput, VolumeOutput, conditioned_fields
@@ -137,10 +137,11 @@ class FrameRenderer:
             image_raw [B, 1, 3, h, h], depth and opacity [B, 1, h, h]; see `output`.
 
         Raises:
-            ValueError: The resolution is not positive, or another number of cameras.
+            ValueError: The resolution is not a positive whole number, or another number of cameras.
         """
         settings, chunk = self.generator.settings, self.ray_chunk
         if resolution is not None:
+            resolution = whole_number("resolution", resolution)
             if resolution < 1:
                 raise ValueError(f"the resolution of a volume rendering must be positive, got {resolution}.")
             multiplier = max(settings.sampling_multiplier, math.ceil(resolution / settings.resolution))

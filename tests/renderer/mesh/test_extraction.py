@@ -111,9 +111,11 @@ def test_the_grid_surrounds_the_box_with_a_cell_to_spare():
     # Order: as an array of the grid's shape, the last axis runs fastest.
     table = points.reshape(*grid.shape, 3)
     np.testing.assert_allclose(table[2, 3, 4], np.array(grid.origin) + grid.cell * np.array([2, 3, 4]), atol=1e-6)
-    for wrong in ({"low": high, "high": low, "resolution": 9}, {"low": low, "high": high, "resolution": 1}):
-        with pytest.raises(ValueError, match="low < high and resolution >= 2"):
-            Grid.around(**wrong)
+    with pytest.raises(ValueError, match="^a grid needs low < high, got "):
+        Grid.around(high, low, resolution=9)
+    for wrong in (1, 8.5, "8", None):
+        with pytest.raises(ValueError, match=f"^resolution must be a whole number of at least 2, got {wrong!r}\\.$"):
+            Grid.around(low, high, resolution=wrong)
 
 
 def test_memory_is_bounded_by_the_chunk_and_chunks_change_nothing():

@@ -123,6 +123,9 @@ def test_a_coarser_volume_has_the_samples_of_frames(generator, renderer, monkeyp
 def test_mistakes_are_named(renderer):
     with pytest.raises(ValueError, match="resolution of a volume rendering must be positive, got 0"):
         renderer.volume(TIME, cameras(), resolution=0)
+    for wrong in ("8", 2.5):
+        with pytest.raises(ValueError, match=rf"^resolution must be a whole number, got {wrong!r}\.$"):
+            renderer.volume(TIME, cameras(), resolution=wrong)
     with pytest.raises(ValueError, match="layers must be both, foreground or background, got 'front'"):
         renderer.output(TIME, cameras(), layers="front")
     with pytest.raises(ValueError, match="the image can be 8, 16, 32 wide, not 12"):
