@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["EvenFrames", "even_frames"]
+__all__ = ["EvenFrames", "even_frames", "mean_rate"]
 
 JITTER = 0.75  # of a time step: range of deviations from even steps due to clocks and the rounding of time stamps
 ALIKE = 0.1  # relative deviation of steps that count as equally long; those of 30 and 24 frames per second do not
@@ -44,9 +44,8 @@ def even_frames(times: np.ndarray) -> EvenFrames | None:
     """
     if len(times) < 3:
         return None
-    numbers = np.arange(len(times))
-    average = np.polyfit(numbers, times - times[0], 1)[0]
-    if np.ptp(times - times[0] - average * numbers) <= JITTER * average:
+    average = _mean_step(times)
+    if np.ptp(times - times[0] - average * np.arange(len(times))) <= JITTER * average:
         return None
     spans = times[2:] - times[:-2]
     if spans.min() <= 0:
@@ -63,6 +62,16 @@ def even_frames(times: np.ndarray) -> EvenFrames | None:
     return EvenFrames(
         fps=round(float(1 / step), 3), frames=shown, repeated=len(shown) - different, left_out=len(times) - different
     )
+
+
+def mean_rate(times: np.ndarray) -> float | None:
+    """Frames per second of even frames at the given times in seconds; None for fewer than two."""
+    return round(1 / _mean_step(times), 3) if len(times) > 1 and times[0] < times[-1] else None
+
+
+def _mean_step(times: np.ndarray) -> float:
+    """The step, in seconds, of the line that is nearest to the times of all frames."""
+    return float(np.polyfit(np.arange(len(times)), times - times[0], 1)[0])
 
 
 def _common_step(spans: np.ndarray) -> float:

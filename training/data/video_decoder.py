@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import UserError, find_ffmpeg, one_line, temporary_folder
-from training.data.frame_timing import EvenFrames, even_frames
+from training.data.frame_timing import EvenFrames, even_frames, mean_rate
 from training.data.names import MOVIE_SUFFIXES
 
 __all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_remarks", "is_video_file", "probe_video"]
@@ -39,6 +39,8 @@ TEXT_CODECS = ("ansi", "bintext", "idf", "xbin")
 # WebM stores alpha in side data, which ffmpeg's own decoders ignore.
 ALPHA_BESIDE = re.compile(r"alpha_mode\s*: 1\b")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# With several threads, ffmpeg's decoder gives other pictures now and then.
+ONE_THREAD = ("theora", "vp3", "vp4")
 
 # Bit-exact with training.data.images. Time stamps are set to a constant rate: of two frames with equal ones, one might
 # be dropped.
@@ -71,6 +73,8 @@ TOO_OLD = re.compile(r"Unrecognized option|Option (?:'\w+' )?not found|Invalid t
 NO_TIME = -(2**63)  # ffmpeg's AV_NOPTS_VALUE
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jps", ".mpo")
 RECONFIGURED = "Reconfiguring filter graph"
+# stream, dts, pts, duration, size, checksum, and flags other than those of a key frame
+PACKET = re.compile(rb"^0, *(-?\d+), *(-?\d+), *-?\d+, *[1-9]\d*, *0x\w+(?:, *F=0x(\w+))?", re.MULTILINE)
 DECODED = re.compile(
     r"\[dec:(?P<decoder>[\w-]+).* decoder -> pts:(?P<pts>\S+) .*keyframe:(?P<key>\d) .*time_base:(?P<base>\S+)"
 )
@@ -89,6 +93,7 @@ class VideoInfo:
     Attributes:
         fps: Frames per second, as they are decoded; None if unknown.
         alpha: True if frames have alpha, or may have it.
+        codec: By ffmpeg's name; None if unknown.
         size: Width and height of its first frame, upright and with square pixels; None if that cannot be decoded.
         decoder: The decoder to request because ffmpeg's default ignores alpha; None for the default.
         colours: Matrix, primaries and transfer of the stream, by ffmpeg's names; None if they are all the same.
@@ -101,6 +106,7 @@ class VideoInfo:
 
     fps: float | None = None
     alpha: bool = False
+    codec: str | None = None
     size: tuple[int, int] | None = None
     decoder: str | None = None
     colours: tuple[str, ...] | None = None
@@ -225,18 +231,22 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     line, stream = streams[0], STREAM.search(streams[0])
     if stream["codec"] in TEXT_CODECS:
         return VideoInfo()
-    rate = FPS.search(line)
     decoder = ALPHA_DECODERS.get(stream["codec"]) if ALPHA_BESIDE.search(text) else None
     about = stream["about"] or ""
     colours = COLOURS.search(about)
-    timing, untimed = _find_timing(path)
+    interlaced = INTERLACED.search(about) is not None
+    fps, timing, untimed = _find_timing(path)
+    if timing is None and (fps is None or interlaced) and (rate := FPS.search(line)) is not None:
+        stated = float(rate[1]) * (1000 if rate[2] else 1)
+        fps = stated if fps is None else min(fps, stated)  # a packet may be a field
     return VideoInfo(
-        fps=timing.fps if timing is not None else float(rate[1]) * (1000 if rate[2] else 1) if rate else None,
+        fps=fps,
         alpha=decoder is not None or HAS_ALPHA.match(stream["format"]) is not None,
+        codec=stream["codec"],
         size=size,
         decoder=decoder,
         colours=None if colours is None else colours.groups(),
-        interlaced=INTERLACED.search(about) is not None,
+        interlaced=interlaced,
         more_streams=len(streams) > 1,
         dolby_vision=DOLBY_VISION.search(text) is not None,
         timing=timing,
@@ -244,27 +254,34 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     )
 
 
-def _find_timing(path: str) -> tuple[EvenFrames | None, str | None]:
-    """The frames of a file at even time steps (None if they are even already), and why they are unknown, if so.
+def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None]:
+    """Frames per second, the frames at even time steps (None if they are even already), why these are unknown, if so.
 
     The packets' time stamps show it without decoding. Only if they are uneven are frames decoded for their time stamps:
-    decoders drop packets, and cut those that precede the start of an edit list.
+    decoders drop packets, and cut those that precede the start of an edit list. The rate that ffmpeg states may be that
+    of the ticks of a clock (DV) or of fields (GXF), and some containers have none (Ogg, IVF).
     """
     try:
-        decoding, shown = _time_stamps(path, ["-c", "copy", "-copyinkf"])[1].T
-        packets = np.sort(shown if NO_TIME not in shown else decoding)  # AVI has times of decoding only
-        if NO_TIME in packets or even_frames(packets.astype(np.float64)) is None:
-            return None, None
+        base, packets = _time_stamps(path, ["-c", "copy", "-copyinkf"])
+        decoding, shown = packets[:, :2].T
+        stamps = np.sort(shown if NO_TIME not in shown else decoding)  # AVI has times of decoding only
+        if NO_TIME in stamps:
+            return None, None, None
+        times = stamps * float(base)
+        if even_frames(times) is None:
+            return mean_rate(times), None, None
     except ValueError:
         pass
     options = ["-fps_mode", "passthrough", "-enc_time_base", "demux", "-c:v", "wrapped_avframe"]
-    base, stamps = _time_stamps(path, options)
+    base, frames = _time_stamps(path, options)
+    times = frames[:, 1] * float(base)
     try:
-        if NO_TIME in stamps[:, 1] or not len(stamps):
+        if NO_TIME in frames[:, 1] or not len(frames):
             raise ValueError("uneven time stamps that cannot be read")
-        return even_frames(stamps[:, 1] * float(base)), None
+        timing = even_frames(times)
     except ValueError as error:
-        return None, str(error)
+        return None, None, str(error)
+    return (mean_rate(times), None, None) if timing is None else (timing.fps, timing, None)
 
 
 def decode_video(
@@ -304,6 +321,7 @@ def decode_video(
         remarks = dataclasses.replace(remarks, repeated=info.timing.repeated, left_out=info.timing.left_out)
         uses = np.bincount(info.timing.frames[::stride][:limit])
         stride, limit = 1, None if limit is None else len(uses)
+    threads = 1 if info.codec in ONE_THREAD else threads
     input_options = ["-nostdin"] + ([] if info.decoder is None else ["-c:v", info.decoder])
     command = [find_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", *input_options]
     command += [] if threads is None else ["-threads", str(threads), "-filter_threads", str(threads)]
@@ -437,7 +455,11 @@ def _first_key_frame(path: str) -> Fraction | None:
 
 
 def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] = ()) -> tuple[Fraction, np.ndarray]:
-    """Time base in seconds, and times of decoding and presentation, int64 [N, 2], of a file's packets or frames."""
+    """Time base in seconds, and times of decoding and presentation and key (1) or not (0), int64 [N, 3], of a file's
+    packets or frames.
+
+    Empty packets are left out: by them Theora repeats a frame, for which decoders have no output.
+    """
     with _ffmpeg_input(path) as (source, descriptors):
         command = [find_ffmpeg(), "-v", "error", "-nostdin", *input_options, *source, "-map", "0:V:0"]
         command += [*options, "-f", "framecrc", "-"]
@@ -446,9 +468,10 @@ def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] 
     if result.returncode and not listed:
         _refuse_old_ffmpeg(result.stderr.decode(errors="replace"))
     base = re.search(rb"^#tb 0: (\d+)/(\d+)$", listed, re.MULTILINE)
-    stamps = re.findall(rb"^0, *(-?\d+), *(-?\d+),", listed, re.MULTILINE)  # stream, dts, pts, …
     fraction = Fraction(1) if base is None else Fraction(int(base[1]), int(base[2]))
-    return fraction, np.array(stamps, dtype=np.int64).reshape(-1, 2)
+    found = PACKET.findall(listed)
+    stamps = [(int(dts), int(pts), int(flags, 16) & 1 if flags else 1) for dts, pts, flags in found]
+    return fraction, np.array(stamps, dtype=np.int64).reshape(-1, 3)
 
 
 @contextlib.contextmanager

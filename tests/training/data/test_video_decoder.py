@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zipfile
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from training.data.crops import Crop, read_boxes
 from training.data.frame_store import FrameStore
 from training.data.images import decode_image
 from training.data.video_decoder import BrokenVideo, Remarks, VideoInfo, decode_video, describe_remarks, probe_video
-from training.dataset_tool.__main__ import main, prepare, read_manifest
+from training.dataset_tool.__main__ import main, notes, prepare, read_manifest
 from training.inversion.target_clip import read_clip
 
 PACKET = 188  # bytes, of MPEG-TS
@@ -107,6 +108,56 @@ def test_a_constant_rate_is_left_as_it_is(name, options, tmp_path, steady):
     run_ffmpeg("-i", steady, *options, "-fps_mode", "passthrough", "-enc_time_base", "filter", tmp_path / name)
     frames, remarks = finish(decode_video(str(tmp_path / name)))
     assert len(frames) == 20 and remarks == Remarks() and probe_video(str(tmp_path / name)).timing is None
+
+
+def test_repeated_frames_of_theora(tmp_path):
+    """They are empty packets, of which decoders show nothing."""
+    ramp = "nullsrc=s=64x48:r=25:d=2,geq=lum='20+4*if(between(N,15,18),15,N)':cb=128:cr=128"
+    run_ffmpeg("-f", "lavfi", "-i", ramp, "-c:v", "libtheora", "-q:v", "9", tmp_path / "a.ogv")
+    run_ffmpeg("-f", "lavfi", "-i", ramp, "-c:v", "ffv1", tmp_path / "truth.mkv")
+    frames, remarks = finish(decode_video(str(tmp_path / "a.ogv")))
+    truth = np.stack(finish(decode_video(str(tmp_path / "truth.mkv")))[0]).astype(int)
+    assert len(frames) == 50 and remarks == Remarks(repeated=3) and probe_video(str(tmp_path / "a.ogv")).fps == 25
+    shown = [*range(16), 15, 15, 19, *range(19, 50)]  # the nearest frame
+    assert np.abs(truth[shown] - frames).max() <= 3
+    for _ in range(12):  # whose pictures may differ with several threads
+        assert np.array_equal(finish(decode_video(str(tmp_path / "a.ogv"), threads=4))[0], frames)
+
+
+RATES = {
+    "clock.dv": ["-s", "720x576"],  # 60000 ticks per second
+    "fields.gxf": ["-s", "720x576", "-c:v", "mpeg2video"],
+    "none.ivf": ["-c:v", "libvpx"],
+    "none.nut": [],
+    "none.ogv": [],
+    "plain.mp4": [],
+}
+
+
+def test_rates_that_ffmpeg_does_not_state(tmp_path):
+    source = tmp_path / "videos"
+    source.mkdir()
+    for name, options in RATES.items():
+        video = ["-f", "lavfi", "-i", "mandelbrot=s=64x48:r=25,trim=end_frame=12,format=yuv420p"]
+        run_ffmpeg(*video, *options, source / name)
+    assert {name: probe_video(str(source / name)).fps for name in RATES} == dict.fromkeys(RATES, 25)
+    manifest = convert(source, tmp_path / "out")
+    assert [entry["fps"] for entry in manifest["sources"]] == [
+        25
+    ] * 5  # .gxf is no suffix for which folders are searched
+    assert not any("frames per second" in note for note in notes(manifest))
+
+
+def test_the_rate_of_fields_in_packets_of_their_own(tmp_path, monkeypatch):
+    """As those of a camcorder's AVCHD."""
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.4,setfield=tff", "-c:v", "mpeg2video"),
+        *("-flags", "+ildct+ilme", tmp_path / "a.mpg"),
+    )
+    stamps = np.stack([np.arange(20), np.arange(20), np.ones(20, dtype=int)], axis=1)
+    monkeypatch.setattr("training.data.video_decoder._time_stamps", lambda *_, **__: (Fraction(1, 50), stamps))
+    info = probe_video(str(tmp_path / "a.mpg"))
+    assert info.interlaced and info.fps == 25
 
 
 # ----------------------------------------------------------------------------------------------------------------------
