@@ -35,7 +35,8 @@ MOVIE_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
     *(".ogv", ".3gp", ".y4m", ".gif", ".mts", ".m2ts", ".vob", ".mxf", ".asf"),
     *(".m1v", ".m2v", ".m2p", ".m2t", ".mpe", ".mpv", ".mod", ".tod", ".3g2", ".f4v", ".qt", ".mj2", ".ogm", ".divx"),
-    *(".xvid", ".dv", ".rm", ".rmvb", ".h264", ".264", ".h265", ".265", ".hevc", ".ivf", ".nut", ".wtv", ".mjpeg"),
+    *(".xvid", ".dv", ".rm", ".rmvb", ".h264", ".264", ".h265", ".265", ".hevc", ".ivf", ".nut", ".wtv"),
+    *(".mjpeg", ".mjpg"),
 )
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 # Other files that normally lie beside videos or frames: texts, subtitles, sound, tables and arrays.

@@ -36,6 +36,8 @@ FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) fps\b")
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
 # Drawings of characters: ffmpeg takes any list.txt for one.
 TEXT_CODECS = ("ansi", "bintext", "idf", "xbin")
+# A file of JPEGs, one after the other: which name it gets depends on their sizes.
+JPEGS = re.compile(r"Input #0, (?:jpeg_pipe|mjpeg),")
 # WebM stores alpha in side data, which ffmpeg's own decoders ignore.
 ALPHA_BESIDE = re.compile(r"alpha_mode\s*: 1\b")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -71,7 +73,6 @@ NO_FILTER = "No such filter"
 # The command is at fault, not the video: -fps_mode came in ffmpeg 5.1, -fd in 6.0, -enc_time_base demux in 6.1.
 TOO_OLD = re.compile(r"Unrecognized option|Option (?:'\w+' )?not found|Invalid time base: demux")
 NO_TIME = -(2**63)  # ffmpeg's AV_NOPTS_VALUE
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jps", ".mpo")
 RECONFIGURED = "Reconfiguring filter graph"
 # stream, dts, pts, duration, size, checksum, and flags other than those of a key frame
 PACKET = re.compile(rb"^0, *(-?\d+), *(-?\d+), *-?\d+, *[1-9]\d*, *0x\w+(?:, *F=0x(\w+))?", re.MULTILINE)
@@ -99,6 +100,7 @@ class VideoInfo:
         colours: Matrix, primaries and transfer of the stream, by ffmpeg's names; None if they are all the same.
         interlaced: True if frames are interlaced, or may be.
         more_streams: True if there are other video streams, which are not decoded.
+        picture: True for a camera's JPEG: others in it are previews, gain maps, or those of another eye.
         dolby_vision: True for colours that only Dolby Vision can decode.
         timing: The frames at even time steps; None if the frame rate is constant.
         untimed: The reason why a variable frame rate is unknown; None for most.
@@ -112,6 +114,7 @@ class VideoInfo:
     colours: tuple[str, ...] | None = None
     interlaced: bool = False
     more_streams: bool = False
+    picture: bool = False
     dolby_vision: bool = False
     timing: EvenFrames | None = None
     untimed: str | None = None
@@ -248,6 +251,7 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
         colours=None if colours is None else colours.groups(),
         interlaced=interlaced,
         more_streams=len(streams) > 1,
+        picture=JPEGS.search(text) is not None and not path.lower().endswith(MOVIE_SUFFIXES),
         dolby_vision=DOLBY_VISION.search(text) is not None,
         timing=timing,
         untimed=untimed,
@@ -307,9 +311,8 @@ def decode_video(
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise BrokenVideo(f"Cannot decode '{path}': it is not a regular file.")  # a pipe might never end
-    if path.lower().endswith(JPEG_SUFFIXES):
-        limit = 1  # the other pictures of a camera's JPEG are previews, gain maps, or those of another eye
     info = probe_video(path)
+    limit = 1 if info.picture else limit
     if info.dolby_vision:
         raise BrokenVideo(
             f"Cannot decode '{path}': its colours are in Dolby Vision without a base layer in HDR10 or HLG; convert it "
@@ -410,18 +413,21 @@ def _warnings_before_start(path: str, input_options: list[str], *, limit: int | 
 
     The file is decoded again with one thread, so that errors and frames come in order. It is damaged if there is an
     error after the first frame, an error that is not the decoder's, a frame that is marked as corrupt, or if the first
-    frame is not the first key frame of the file.
+    frame is not the first key frame of the file. Where all frames are key frames, as in a JPEG, no others precede them,
+    and any error is damage.
 
     Args:
         limit: Number of frames of the file that are checked; None for all.
     """
-    start = _first_key_frame(path)
-    if start is None:
+    base, packets = _time_stamps(path, ["-c", "copy", "-copyinkf"], input_options=["-copyts"])
+    keys = packets[packets[:, 2] == 1]
+    if not len(keys):
         return None
+    start = base * int(keys[0, 1])
     command = [find_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", "-debug_ts", "-copyts"]
     options = ["-map", "0:V:0", "-fps_mode", "passthrough"]
     options += [] if limit is None else ["-frames:v", str(limit)]
-    errors, started = [], False
+    errors, started, count = [], len(keys) == len(packets), 0
     with (
         _ffmpeg_input(path) as (source, descriptors),
         subprocess.Popen(
@@ -439,19 +445,16 @@ def _warnings_before_start(path: str, input_options: list[str], *, limit: int | 
                     errors.append(text)
                 elif "corrupt decoded frame" in text:
                     return None
-                elif not started and (frame := DECODED.search(text)) is not None:
-                    started = True
+                elif (frame := DECODED.search(text)) is not None:
                     by_decoder = all(error.startswith(f"[{frame['decoder']} ") for error in errors)
-                    if not by_decoder or frame["key"] != "1" or _seconds(frame["pts"], frame["base"]) != start:
+                    at_start = by_decoder and frame["key"] == "1" and _seconds(frame["pts"], frame["base"]) == start
+                    if not started and not at_start:
                         return None
+                    started, count = True, count + 1
+                    if count == limit:
+                        return len(errors)  # ffmpeg has begun with the next one
             process.wait()
     return len(errors) if started and process.returncode == 0 else None
-
-
-def _first_key_frame(path: str) -> Fraction | None:
-    """The presentation time in seconds of the first key frame of a file; None if unknown."""
-    base, stamps = _time_stamps(path, ["-c", "copy", "-frames:v", "1"], input_options=["-copyts"])
-    return base * int(stamps[0, 1]) if len(stamps) else None
 
 
 def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] = ()) -> tuple[Fraction, np.ndarray]:

@@ -261,7 +261,8 @@ def source_frames(
     with contextlib.ExitStack() as stack:
         zipped = among.store is not None and among.store.is_zip
         if zipped:  # most formats need a seekable file
-            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".movie-")).name
+            suffix = os.path.splitext(source.path)[1]
+            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".movie-", suffix=suffix)).name
             try:
                 data = among.store.read_bytes(source.path)
             except OSError as error:

@@ -484,6 +484,60 @@ def test_inversion_tells_of_a_start_between_key_frames(tmp_path, capsys):
     assert "--clip: 1 video(s) begin between two key frames" in capsys.readouterr().err
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# JPEGs
+
+
+def test_a_jpeg_with_several_pictures_is_one_frame(tmp_path):
+    """As a camera writes it: the others are previews, or those of another eye. ffmpeg splits it."""
+    for size in ((64, 48), (640, 480)):
+        noise = np.random.default_rng(0).integers(0, 100, [*size[::-1], 3], dtype=np.uint8)
+        first, other = Image.fromarray(noise), Image.fromarray(noise + 100)
+        for name in ("a.jpg", "a.MPO", "a.jfif", "a.jpe", "a.png", "a"):
+            first.save(tmp_path / name, "MPO", save_all=True, append_images=[other])
+            frames, remarks = finish(decode_video(str(tmp_path / name)))
+            assert len(frames) == 1 and frames[0].mean() == pytest.approx(noise.mean(), abs=2) and remarks == Remarks()
+            assert read_clip(tmp_path / name, 16).shape[0] == 1
+
+
+@pytest.mark.parametrize("size", ["64x48", "640x480"])
+def test_a_video_of_jpegs(size, tmp_path):
+    source = tmp_path / "videos"
+    source.mkdir()
+    run_ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r=25:d=0.4", "-q:v", "2", source / "a.mjpeg")
+    os.link(source / "a.mjpeg", source / "b.mjpg")
+    assert [len(read_clip(path, 16)) for path in sorted(source.iterdir())] == [10, 10]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in source.iterdir():
+            archive.write(path, path.name)
+    for number, videos in enumerate((source, tmp_path / "set.zip")):
+        convert(videos, tmp_path / f"out{number}")
+        assert [len(video) for video in FrameStore(tmp_path / f"out{number}").videos] == [10, 10]
+
+
+def test_a_truncated_jpeg_has_no_start_between_key_frames(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, [48, 64, 3], dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    cut = whole[: len(whole) // 2]
+    (tmp_path / "cut.jpg").write_bytes(cut)
+    with pytest.raises(UserError, match=r"^--clip: Cannot decode '.*cut\.jpg' beyond frame 1 \(.+\)\.$"):
+        read_clip(tmp_path / "cut.jpg", 16)
+    (tmp_path / "first.mjpeg").write_bytes(cut + 3 * whole)
+    with pytest.raises(BrokenVideo, match=r"Cannot decode '.*first\.mjpeg' beyond frame 4 \(.+\)\.$"):
+        finish(decode_video(str(tmp_path / "first.mjpeg")))
+    (tmp_path / "last.mjpeg").write_bytes(3 * whole + cut)
+    with pytest.raises(BrokenVideo, match=r"Cannot decode '.*last\.mjpeg' beyond frame 4 \(.+\)\.$"):
+        finish(decode_video(str(tmp_path / "last.mjpeg")))
+    for _ in range(4):
+        frames, remarks = finish(decode_video(str(tmp_path / "last.mjpeg"), limit=3, threads=4))  # which decode ahead
+        assert len(frames) == 3 and remarks == Remarks()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files that are no videos, and an ffmpeg that is none
+
+
 def test_a_pipe_is_no_video(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
     with pytest.raises(BrokenVideo, match=r"Cannot decode '.*a\.mp4': it is not a regular file\."):
