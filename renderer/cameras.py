@@ -38,7 +38,7 @@ __all__ = [
 
 
 POLE = 1e-7  # radians: closer to a pole, the direction of a camera's x axis is lost to rounding
-TURNS = 4 * math.pi  # radians: two turns; larger angles are most likely meant in degrees
+MAX_ANGLE = 4 * math.pi  # radians: two turns; larger angles are most likely meant in degrees
 SMALL_FOV = 1.0  # degrees: smaller fields of view are most likely meant in radians
 ROUNDING = 1e-5  # relative: differences of distances below it are not those of a camera elsewhere
 NEAREST = 0.9  # fraction of its depth by which the near end of a range may move towards the camera
@@ -210,7 +210,7 @@ class CameraPrior:
                 raise ValueError(f"camera.{name} must be [low, high], got {shown(values)}.")
             for value in values:
                 check_number(f"camera.{name}", value, 0 if name == "radius" else -math.inf)
-                if name != "radius" and abs(value) > TURNS:
+                if name != "radius" and abs(value) > MAX_ANGLE:
                     raise ValueError(f"camera.{name} is in radians, got {list(values)}: more than two turns.")
             if values[0] > values[1]:
                 raise ValueError(f"camera.{name} must be [low, high] with low <= high, got {list(values)}.")
@@ -283,7 +283,7 @@ class CameraPrior:
         if not (fov >= self.smallest_fov).all():
             raise ValueError(f"fov is in degrees, of at least {self.smallest_fov:g}, got {fov.min().item():g}.")
         for name, angle in (("yaw", yaw), ("pitch", pitch)):
-            if not (angle.abs() <= TURNS).all():
+            if not (angle.abs() <= MAX_ANGLE).all():
                 raise ValueError(f"{name} is in radians, got {angle.abs().max().item():g}: more than two turns.")
         return Cameras(cam2world=cam2world_from_angles(yaw, pitch, radius), fov=fov.float())
 

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import softplus
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from renderer.cameras import TURNS, CameraPrior, Cameras, camera_angles
+from renderer.cameras import MAX_ANGLE, CameraPrior, Cameras, camera_angles
 from torch_utils.argument_checks import (
     check_images,
     check_network,
@@ -68,7 +68,7 @@ def camera_label(angles: torch.Tensor, prior: CameraPrior) -> torch.Tensor:
 
 def check_angles(angles: torch.Tensor) -> None:
     """Refuse degrees, which would be wrapped like radians; values are read on a CPU only."""
-    limit = TURNS * (1 + 1e-6)  # rounded to float32
+    limit = MAX_ANGLE * (1 + 1e-6)  # rounded to float32
     if not transformed():
         check_range("angles", angles, -limit, limit, "in radians")
 

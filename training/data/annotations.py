@@ -56,7 +56,7 @@ __all__ = [
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_CLASSES = 65536  # a label is a vector of that length; larger numbers are identifiers, not classes
-MAX_ANGLE = 4 * math.pi  # radians: two turns; larger numbers are degrees
+MAX_ANGLE = 4 * math.pi  # radians: two turns, as in renderer.cameras; larger numbers are degrees
 MAX_PLACES = 256  # folders in which a misplaced file is looked for
 FRAMES_FORMAT = "square-video-frames"  # a folder or zip of folders of frames
 SHARDS_FORMAT = "square-video-clips"  # a folder of tar files of clips

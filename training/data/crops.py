@@ -372,7 +372,6 @@ def _to_track(entry: Any, dimensions: int, *, name: str, where: str) -> np.ndarr
     one = not isinstance(entry, list) or (dimensions == 1 and len(entry) > 0 and not isinstance(entry[0], list))
     rows = [entry] if one else entry
     flat = rows if dimensions == 0 else [x for row in rows if isinstance(row, list) and len(row) == 2 for x in row]
-    right = len(flat) == len(rows) * (1 + dimensions) > 0 and all(type(x) in (int, float) for x in flat)
-    if not right or not all(abs(x) < MAX_ANGLE for x in flat):
+    if not len(flat) == len(rows) * (1 + dimensions) > 0 or not all(is_number(x, MAX_ANGLE) for x in flat):
         raise UserError(f"{where}: {name} must be {form} in radians, got {str(entry)[:60]}.")
     return np.array(rows, dtype=np.float64)

@@ -39,14 +39,17 @@ MOVIE_SUFFIXES = (
     *(".mjpeg", ".mjpg"),
 )
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-# Other files that normally lie beside videos or frames: texts, subtitles, sound, tables and arrays.
+# Other files that normally lie beside videos or frames, by their suffix, or by their name if they have none: texts,
+# subtitles, sound, tables and arrays.
 COMPANIONS = frozenset(
     (*(".txt", ".md", ".rst", ".html", ".pdf", ".log", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".csv", ".tsv"),
      *(".srt", ".vtt", ".ass", ".sub", ".idx", ".nfo", ".ini", ".db", ".url", ".py", ".sh", ".md5", ".sha256"),
      *(".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma", ".thm", ".pts", ".flo", ".exr", ".ply"),
-     *(".npy", ".npz", ".pkl", ".pt", ".pth", ".mat", ".h5", ".hdf5", ".safetensors"))
+     *(".npy", ".npz", ".pkl", ".pt", ".pth", ".mat", ".h5", ".hdf5", ".safetensors", ".sha1", ".sha512"),
+     *("readme", "license", "licence", "copying", "copyright", "notice", "authors", "changelog", "changes", "citation"),
+     *("version", "makefile", "dockerfile", "checksums", "md5sums", "sha1sums", "sha256sums", "sha512sums"))
 )  # fmt: skip
-KNOWN_SUFFIXES = COMPANIONS.union(IMAGE_SUFFIXES, OTHER_IMAGES, MOVIE_SUFFIXES)
+KNOWN = COMPANIONS.union(IMAGE_SUFFIXES, OTHER_IMAGES, MOVIE_SUFFIXES)
 
 MANIFEST = "manifest.json"  # of the dataset tool
 ANNOTATIONS = "dataset.json"  # labels and cameras
@@ -102,8 +105,9 @@ def is_hidden(name: str) -> bool:
 
 def unread_suffix(name: str) -> str | None:
     """The suffix of a file that is neither read nor a usual companion, '' for one without; None for all others."""
-    suffix = posixpath.splitext(name.lower())[1]
-    return None if suffix in KNOWN_SUFFIXES else suffix
+    name = name.lower()
+    suffix = posixpath.splitext(name)[1]
+    return None if (suffix or name) in KNOWN else suffix
 
 
 def path_key(path: str) -> tuple:

@@ -141,9 +141,9 @@ class ShardPairDataset:
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
         first = next(read_samples(self._shards.urls[0]), None)
         self._check_length(first)
-        if use_cameras and first is not None:
+        if use_cameras:
             self._angles(first.about.get("camera"))
-        self.numeric_labels = self.c_dim > 0 and first is not None and isinstance(first.about.get("label"), list)
+        self.numeric_labels = self.c_dim > 0 and isinstance(first.about.get("label"), list)
 
     def cameras(self) -> np.ndarray | None:
         """Percentiles 0 to 100 of the clips' yaw and pitch, [101, 2] in radians; None if they are unknown or not used.

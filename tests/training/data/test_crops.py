@@ -1,12 +1,15 @@
 """Crops of frames: rectangles, boxes, smoothing, and errors."""
 
+import contextlib
 import json
+import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dnnlib import UserError
+from training.data.annotations import angles_vector
 from training.data.crops import Boxes, Clip, Crop, parse_rectangle, read_boxes, squares_from_boxes
 from training.data.images import cut_square
 from training.data.video_decoder import BrokenVideo
@@ -97,6 +100,8 @@ def test_one_box_or_one_per_frame(tmp_path):
         ),
         ('{"a": [{"frames": 2, "box": [0, 0, 1, 1], "roll": "0"}]}', "roll must be numbers in radians, got 0"),
         ('{"a": [{"frames": 2, "box": [0, 0, 1, 1], "camera": [180, 90]}]}', "camera must be [yaw, pitch] in radians"),
+        ('{"a": [{"frames": 2, "box": [0, 0, 1, 1], "roll": true}]}', "roll must be numbers in radians, got True"),
+        ('{"a": [{"frames": 2, "box": [0, 0, 1, 1], "roll": NaN}]}', "roll must be numbers in radians, got nan"),
         ('{"a": [1, 2, 3, 4], "a": {"left_out": "dark"}}', "boxes for the video 'a' twice"),
         ('{"a": [{"frames": 2, "box": [0, 0, 1, 1]}], "./a": [1, 2, 3, 4]}', "boxes for the video 'a' twice"),
         ('{"a": {"left_out": "dark"}, "b": [1, 2, 3, 4], "a": [1, 2, 3, 4]}', "boxes for the video 'a' twice"),
@@ -107,6 +112,16 @@ def test_wrong_boxes(tmp_path, content, message):
     with pytest.raises(UserError) as error:
         read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("angle, read", [(4 * math.pi, True), (12.567, False)])
+def test_angles_up_to_two_turns(angle, read, tmp_path):
+    clip = {"frames": 2, "box": [0, 0, 1, 1], "roll": angle, "camera": [-angle, angle]}
+    (tmp_path / "boxes.json").write_text(json.dumps({"a": [clip]}))
+    assert (angles_vector([-angle, angle]) is not None) == read
+    with contextlib.nullcontext() if read else pytest.raises(UserError, match="roll must be numbers in radians"):
+        (found,) = read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0).clips["a"]
+        assert found.roll.tolist() == [angle] and found.cameras.tolist() == [[-angle, angle]]
 
 
 def test_many_boxes_take_no_list_of_all_of_them_for_each(tmp_path, monkeypatch):
