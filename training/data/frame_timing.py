@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["EvenFrames", "even_frames", "mean_rate"]
+__all__ = ["EvenFrames", "even_frames", "held_frames", "mean_rate"]
 
 JITTER = 0.75  # of a time step: range of deviations from even steps due to clocks and the rounding of time stamps
 ALIKE = 0.1  # relative deviation of steps that count as equally long; those of 30 and 24 frames per second do not
@@ -61,6 +61,26 @@ def even_frames(times: np.ndarray) -> EvenFrames | None:
     different = len(np.unique(shown))
     return EvenFrames(
         fps=round(float(1 / step), 3), frames=shown, repeated=len(shown) - different, left_out=len(times) - different
+    )
+
+
+def held_frames(times: np.ndarray, steps: np.ndarray) -> EvenFrames | None:
+    """The frame of each of a series of even time steps if a frame is shown until the next one.
+
+    Args:
+        times: Seconds, one for each frame, increasing.
+        steps: Seconds, one for each time step; at least two.
+
+    Returns:
+        None if every step has a frame of its own.
+    """
+    shown = np.searchsorted(times, steps + _mean_step(steps) / 2, side="right") - 1
+    shown = np.maximum(shown, 0)
+    different = len(np.unique(shown))
+    if different == len(shown) == len(times):
+        return None
+    return EvenFrames(
+        fps=mean_rate(steps), frames=shown, repeated=len(shown) - different, left_out=len(times) - different
     )
 
 

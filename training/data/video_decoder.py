@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import UserError, find_ffmpeg, one_line, temporary_folder
-from training.data.frame_timing import EvenFrames, even_frames, mean_rate
+from training.data.frame_timing import EvenFrames, even_frames, held_frames, mean_rate
 from training.data.names import MOVIE_SUFFIXES
 
 __all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_remarks", "is_video_file", "probe_video"]
@@ -75,7 +75,7 @@ TOO_OLD = re.compile(r"Unrecognized option|Option (?:'\w+' )?not found|Invalid t
 NO_TIME = -(2**63)  # ffmpeg's AV_NOPTS_VALUE
 RECONFIGURED = "Reconfiguring filter graph"
 # stream, dts, pts, duration, size, checksum, and flags other than those of a key frame
-PACKET = re.compile(rb"^0, *(-?\d+), *(-?\d+), *-?\d+, *[1-9]\d*, *0x\w+(?:, *F=0x(\w+))?", re.MULTILINE)
+PACKET = re.compile(rb"^0, *(-?\d+), *(-?\d+), *-?\d+, *(\d+), *0x\w+(?:, *F=0x(\w+))?", re.MULTILINE)
 DECODED = re.compile(
     r"\[dec:(?P<decoder>[\w-]+).* decoder -> pts:(?P<pts>\S+) .*keyframe:(?P<key>\d) .*time_base:(?P<base>\S+)"
 )
@@ -262,18 +262,23 @@ def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None
     """Frames per second, the frames at even time steps (None if they are even already), why these are unknown, if so.
 
     The packets' time stamps show it without decoding. Only if they are uneven are frames decoded for their time stamps:
-    decoders drop packets, and cut those that precede the start of an edit list. The rate that ffmpeg states may be that
-    of the ticks of a clock (DV) or of fields (GXF), and some containers have none (Ogg, IVF).
+    decoders drop packets, and cut those that precede the start of an edit list. Theora repeats a frame by an empty
+    packet, for which its decoder has no output. The rate that ffmpeg states may be that of the ticks of a clock (DV) or
+    of fields (GXF), and some containers have none (Ogg, IVF).
     """
+    steps = None  # in seconds, if they are even and some of them repeat a frame
     try:
         base, packets = _time_stamps(path, ["-c", "copy", "-copyinkf"])
-        decoding, shown = packets[:, :2].T
+        decoding, shown, _, sizes = packets.T
         stamps = np.sort(shown if NO_TIME not in shown else decoding)  # AVI has times of decoding only
         if NO_TIME in stamps:
             return None, None, None
         times = stamps * float(base)
         if even_frames(times) is None:
-            return mean_rate(times), None, None
+            rate = mean_rate(times)
+            if rate is None or sizes.all():
+                return rate, None, None
+            steps = times
     except ValueError:
         pass
     options = ["-fps_mode", "passthrough", "-enc_time_base", "demux", "-c:v", "wrapped_avframe"]
@@ -282,7 +287,7 @@ def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None
     try:
         if NO_TIME in frames[:, 1] or not len(frames):
             raise ValueError("uneven time stamps that cannot be read")
-        timing = even_frames(times)
+        timing = even_frames(times) if steps is None else held_frames(times, steps)
     except ValueError as error:
         return None, None, str(error)
     return (mean_rate(times), None, None) if timing is None else (timing.fps, timing, None)
@@ -458,10 +463,9 @@ def _warnings_before_start(path: str, input_options: list[str], *, limit: int | 
 
 
 def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] = ()) -> tuple[Fraction, np.ndarray]:
-    """Time base in seconds, and times of decoding and presentation and key (1) or not (0), int64 [N, 3], of a file's
-    packets or frames.
+    """Time base in seconds, and int64 [N, 4] of a file's packets or frames.
 
-    Empty packets are left out: by them Theora repeats a frame, for which decoders have no output.
+    The columns are times of decoding and of presentation, 1 for a key frame and 0 for others, and the size in bytes.
     """
     with _ffmpeg_input(path) as (source, descriptors):
         command = [find_ffmpeg(), "-v", "error", "-nostdin", *input_options, *source, "-map", "0:V:0"]
@@ -473,8 +477,8 @@ def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] 
     base = re.search(rb"^#tb 0: (\d+)/(\d+)$", listed, re.MULTILINE)
     fraction = Fraction(1) if base is None else Fraction(int(base[1]), int(base[2]))
     found = PACKET.findall(listed)
-    stamps = [(int(dts), int(pts), int(flags, 16) & 1 if flags else 1) for dts, pts, flags in found]
-    return fraction, np.array(stamps, dtype=np.int64).reshape(-1, 3)
+    rows = [(int(dts), int(pts), int(flags, 16) & 1 if flags else 1, int(size)) for dts, pts, size, flags in found]
+    return fraction, np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
 @contextlib.contextmanager

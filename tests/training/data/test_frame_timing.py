@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.data.frame_timing import even_frames, mean_rate
+from training.data.frame_timing import even_frames, held_frames, mean_rate
 
 EVEN = np.arange(300) / 30
 RANDOM = np.random.default_rng(0)
@@ -29,6 +29,13 @@ def test_rates_of_even_frames():
     times = [EVEN, np.round(np.arange(3000) * 1001 / 30000, 3), np.cumsum(np.tile([2, 3], 100)) / 60, np.array([0, 5])]
     assert [mean_rate(each) for each in times] == [30, 29.97, pytest.approx(24, abs=0.01), 0.2]
     assert [mean_rate(each) for each in (EVEN[:0], EVEN[:1], np.zeros(9))] == [None] * 3
+
+
+def test_frames_that_are_held():
+    found = held_frames(np.array([0, 1, 3, 6, 7, 9]) / 25, np.arange(12) / 25)
+    assert found.frames.tolist() == [0, 1, 1, 2, 2, 2, 3, 4, 4, 5, 5, 5]
+    assert (found.fps, found.repeated, found.left_out) == (25, 6, 0)
+    assert held_frames(EVEN, EVEN) is None
 
 
 def test_missing_frames_repeat_a_neighbour():
