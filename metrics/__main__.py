@@ -184,7 +184,19 @@ def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any],
 
 
 def run(names: list[str], paths: dict[str, str], device_type: str, options: dict[str, Any]) -> None:
-    """One process of the evaluation."""
+    """One process of the evaluation.
+
+    Raises:
+        UserError: See the command; or the memory is full.
+    """
+    from torch_utils.memory import explain_out_of_memory
+
+    with explain_out_of_memory(f"A batch holds --batch-size={options['batch_size']} videos: lower it."):
+        measure(names, paths, device_type, options)
+
+
+def measure(names: list[str], paths: dict[str, str], device_type: str, options: dict[str, Any]) -> None:
+    """Measure the videos with each metric, and write and print the results; for the arguments see the command."""
     import torch
 
     from dnnlib.downloads import cache_folder

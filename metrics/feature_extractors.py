@@ -15,6 +15,7 @@ from metrics.distances import are_probabilities
 from metrics.random_features import FEATURE_WIDTH, RandomFeatures, exact_convolutions
 from metrics.registry import ONE_YAW, find_metric
 from metrics.video_measures import flatness, flicker, mean_flow_length, warping_error
+from torch_utils.memory import is_out_of_memory
 from torch_utils.torchscript import load_torchscript
 
 __all__ = ["DETECTOR_OF", "detector_of", "find_detectors", "make_network"]
@@ -72,6 +73,8 @@ class TorchScriptNetwork:
         try:
             found = self._module(x, **self._arguments)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).strip().splitlines()[-1]
             raise UserError(
                 f"{self.file.path} cannot be used as {self.file.name}: its call failed ({reason})."

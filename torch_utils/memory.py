@@ -7,6 +7,7 @@ kept, however, cannot always be reused: tensors of other sizes do not fit into t
 
 import contextlib
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import torch
 
 from dnnlib import UserError, one_line
 
-__all__ = ["explain_out_of_memory", "keep_freed_memory", "return_freed_memory"]
+__all__ = [
+    "explain_loading", "explain_out_of_memory", "is_out_of_memory", "keep_freed_memory", "return_freed_memory",
+]  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -58,8 +61,15 @@ def _mallopt(*settings: tuple[int, int]) -> bool:
 # ----------------------------------------------------------------------------------------------------------------------
 # Out of memory
 
-# PyTorch's allocator for the CPU has no error class of its own.
-CPU_WORDS = re.compile(r"not enough memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
+# PyTorch's allocator for the CPU has no error class of its own, and TorchScript replaces that of GPUs.
+WORDS = re.compile(r"out of memory|not enough memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """True if an error says that the memory of a GPU or of the host is full."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and WORDS.search(str(error)) is not None
 
 
 @contextlib.contextmanager
@@ -75,8 +85,13 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
-        if not known and CPU_WORDS.search(str(error)) is None:
+        if not is_out_of_memory(error):
             raise
-        detail = one_line(str(error).split("\n")[0])[:200]
+        lines = str(error).split("\n")  # TorchScript's begin with a traceback
+        detail = one_line(next(filter(WORDS.search, lines), lines[0]))[:200]
         raise UserError(f"The memory is full{f' ({detail})' if detail else ''}. {advice}") from error
+
+
+def explain_loading(path: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
+    """`explain_out_of_memory` for the loading of a file, which must not be taken for damaged."""
+    return explain_out_of_memory(f"Loading {os.fspath(path)} needs more: end other programs, or use a larger machine.")

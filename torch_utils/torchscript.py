@@ -6,6 +6,7 @@ import warnings
 import torch
 
 from dnnlib import UserError, one_line
+from torch_utils.memory import explain_loading
 
 __all__ = ["load_torchscript"]
 
@@ -14,12 +15,14 @@ def load_torchscript(path: str | os.PathLike, device: torch.device | str) -> tor
     """The network in a file.
 
     Raises:
-        UserError: Not a TorchScript file, or a damaged one.
+        UserError: Not a TorchScript file, or a damaged one; or the memory is full.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), explain_loading(path):
             warnings.simplefilter("ignore")  # TorchScript is deprecated; these files exist in no other form
             return torch.jit.load(os.fspath(path), map_location=device).eval()
+    except UserError:
+        raise
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"{os.fspath(path)} cannot be loaded as TorchScript: it is another kind of file, or damaged "

@@ -379,6 +379,25 @@ def test_mistakes(words, message, trained, tmp_path, monkeypatch, capsys):
     assert list((tmp_path / "out").glob("*")) == []
 
 
+def test_a_full_memory_is_one_line(evaluate, tmp_path, monkeypatch):
+    class Insatiable(torch.nn.Module):
+        def forward(self, x: torch.Tensor):
+            return torch.zeros([1 << 40])[:, None]
+
+    path = save_torchscript(Insatiable(), tmp_path / "large.pt")
+    pattern = r"^The memory is full \(.*can't allocate memory.*\)\. A batch holds --batch-size=2 videos: lower it\.$"
+    with pytest.raises(UserError, match=pattern):
+        evaluate("identity32_16f", "--batch-size", 2, "--detector", f"identity={path}")
+
+    def render(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(GeneratedVideos, "clips", render)
+    with pytest.raises(UserError) as caught:
+        evaluate("flicker32_16f")
+    assert str(caught.value) == "The memory is full. A batch holds --batch-size=8 videos: lower it."
+
+
 def test_what_needs_a_generator_or_real_videos(evaluate, trained):
     with pytest.raises(UserError, match="Depth can only be rendered by a generator"):
         evaluate("warping32_2v", fake=trained / "data")

@@ -189,6 +189,30 @@ def test_not_torchscript(tmp_path):
         network("i3d", "i3d", path)
 
 
+class Insatiable(torch.nn.Module):
+    """Needs four terabytes."""
+
+    def forward(self, x: torch.Tensor):
+        return torch.zeros([1 << 40])[:, None]
+
+
+def test_a_full_memory_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    path = save_torchscript(Insatiable(), tmp_path / "large.pt")
+    with pytest.raises(RuntimeError, match="can't allocate memory") as caught:
+        network("videomae", "videomae", path)(waves(1))
+    assert not isinstance(caught.value, UserError)  # the command gives its advice
+
+    def load(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(torch.jit, "load", load)
+    with pytest.raises(UserError) as caught:
+        network("videomae", "videomae", path)
+    assert str(caught.value) == (
+        f"The memory is full. Loading {path} needs more: end other programs, or use a larger machine."
+    )
+
+
 def test_wrong_width(tmp_path):
     path = save_i3d(tmp_path / "i3d.pt", width=512)
     with pytest.raises(UserError, match="i3d.pt is not i3d: it returns 512 features, not 400"):

@@ -20,6 +20,14 @@ def test_other_kinds(error):
         raise error
 
 
+def test_the_reason_is_below_the_traceback_of_torchscript():
+    text = "The following operation failed in the TorchScript interpreter.\nTraceback …\nRuntimeError: {}\n"
+    for reason in ("CUDA out of memory. Tried to allocate 4 TiB", "DefaultCPUAllocator: can't allocate memory"):
+        with pytest.raises(UserError) as caught, explain_out_of_memory("Take less."):
+            raise RuntimeError(text.format(reason))
+        assert str(caught.value) == f"The memory is full (RuntimeError: {reason}). Take less."
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("memory"), UserError("x")])
 def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught, explain_out_of_memory("Take less."):

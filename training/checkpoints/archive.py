@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dnnlib import UserError, atomic_write, file_identity
+from torch_utils.memory import explain_loading
 
 __all__ = ["VERSION", "check_kind", "is_pickle", "plain", "read_archive", "save_archive"]
 
@@ -74,22 +75,15 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str, part: Seque
         part: Path of keys to the entry whose tensors will be used; by default all are.
 
     Raises:
-        UserError: There is no such file, or it is damaged, or something else; the message says what it seems to be.
+        UserError: There is no such file, or it is damaged, or something else; the message says what it seems to be. Or
+            the memory is full.
     """
     path = Path(path)
     check_kind(path, what)
     before = file_identity(path)
     try:
-        if _begins(path, LEGACY):
-            # From memory: given a file, PyTorch up to 2.5 first tries a still older format, which may execute content.
-            content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-        else:
-            checksums = _check_zip(path, what)
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            used = content
-            for key in part:
-                used = used.get(key) if isinstance(used, Mapping) else None
-            _check_tensors(used, checksums)
+        with explain_loading(path):
+            content = _read(path, what=what, part=part)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
@@ -151,6 +145,20 @@ def _check_tensors(value: Any, checksums: Collection[int]) -> None:
     elif isinstance(value, list):
         for entry in value:
             _check_tensors(entry, checksums)
+
+
+def _read(path: Path, *, what: str, part: Sequence[str]) -> Any:
+    """The content of an archive; its tensors, or those of a part of it, have been compared with their checksums."""
+    if _begins(path, LEGACY):
+        # From memory: given a file, PyTorch up to 2.5 first tries a still older format, which may execute content.
+        return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    checksums = _check_zip(path, what)
+    content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    used = content
+    for key in part:
+        used = used.get(key) if isinstance(used, Mapping) else None
+    _check_tensors(used, checksums)
+    return content
 
 
 def is_pickle(path: Path) -> bool:

@@ -23,6 +23,7 @@ import torch
 
 from dnnlib import UserError, __version__, atomic_write, one_line
 from dnnlib.downloads import sha256_of
+from torch_utils.memory import explain_loading
 from training.checkpoints.archive import VERSION, plain
 
 __all__ = [
@@ -186,7 +187,10 @@ def _read_tensors(path: Path, digest: object) -> dict[str, torch.Tensor]:
     library = _safetensors()
     try:
         found = None if digest is None else sha256_of(path)
-        tensors = library.torch.load_file(path) if found == digest else None
+        with explain_loading(path):
+            tensors = library.torch.load_file(path) if found == digest else None
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or one_line(error)}.") from error
     except (library.SafetensorError, ValueError, KeyError, RuntimeError) as error:

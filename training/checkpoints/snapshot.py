@@ -30,6 +30,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from dnnlib import UserError, is_number, one_line
 from torch_utils.caller_settings import without_defaults
+from torch_utils.memory import explain_loading, is_out_of_memory
 from training.checkpoints.archive import VERSION, is_pickle, read_archive, save_archive
 from training.checkpoints.snapshot_files import LATEST, keep_as_latest, latest_snapshot, snapshot_name
 from training.networks.discriminator import TimeAwareDiscriminators
@@ -205,6 +206,7 @@ def _build(built: type, config: Any, *, what: str, source: object) -> Any:
 
     Raises:
         UserError: The arguments are not those of the class `built`.
+        RuntimeError: The memory is full.
     """
     try:
         for _, value in large_numbers(config):
@@ -212,6 +214,8 @@ def _build(built: type, config: Any, *, what: str, source: object) -> Any:
         with torch.random.fork_rng(devices=[]):  # does not advance the caller's random numbers
             return built(**config)
     except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
+        if is_out_of_memory(error):
+            raise
         from training.published.pickle_values import printable
 
         about = printable(one_line(error), 300)
@@ -440,11 +444,13 @@ def load_average_generator(
         generator_class: A user's own class, which the snapshot must name; takes the place of GENERATOR_CLASS.
 
     Raises:
-        UserError: The file is missing, is something else, does not fit, or names a class that was not asked for.
+        UserError: The file is missing, is something else, does not fit, or names a class that was not asked for; or
+            the memory is full.
     """
-    content = load_snapshot(path, average_only=True)
-    with without_defaults():
-        return average_generator(content, source=path, generator_class=generator_class).to(device)
+    with explain_loading(path):
+        content = load_snapshot(path, average_only=True)
+        with without_defaults():
+            return average_generator(content, source=path, generator_class=generator_class).to(device)
 
 
 def average_generator(

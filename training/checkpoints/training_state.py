@@ -18,6 +18,7 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import distributed
+from torch_utils.memory import is_out_of_memory
 from training.checkpoints.archive import VERSION, read_archive, save_archive
 from training.checkpoints.snapshot import load_state, snapshot_progress
 from training.checkpoints.snapshot_files import STATE_FILE, numbered_snapshots
@@ -103,6 +104,8 @@ def read_state(folder: str | os.PathLike) -> dict | None:
         try:
             return read_archive(path, format=STATE_FORMAT, what="a training state")
         except UserError as error:
+            if is_out_of_memory(error.__cause__):
+                raise
             raise UserError(f"{error} Or {ANEW}") from error
     # A snapshot is written just before the state; only that of the first iteration is of no further use.
     if any(number > 0 for number in numbered_snapshots(folder)) or snapshot_progress(folder).get("iteration", 0) > 1:

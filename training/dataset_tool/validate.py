@@ -238,6 +238,8 @@ def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, lis
             for index, (name, _) in enumerate(sample.frames):
                 try:
                     sizes[decode_image(sample.image(index)[1]).size] += 1
+                except MemoryError:
+                    raise
                 except Exception as error:  # decoders raise any exception for damaged data
                     broken.append(f"Cannot read the frame '{sample.key}.{name}' in '{url}' ({error})")
     except UserError as error:

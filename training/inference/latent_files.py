@@ -18,6 +18,7 @@ import torch
 
 from dnnlib import UserError, atomic_write, one_line
 from renderer.cameras import Cameras, angles_of_cam2world, cam2world_from_angles
+from torch_utils.memory import explain_loading
 from training.inference.latents import CODE_SIZES, RowCodes
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def load_codes(path: str | os.PathLike, generator: "Generator") -> VideoCodes:
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path}; give the path of saved codes (codes.npz).")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with explain_loading(path), zipfile.ZipFile(path) as archive:
             return _read(path, archive, generator)
     except UserError:
         raise

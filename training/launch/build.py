@@ -10,6 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 
 from dnnlib import UserError, one_line
+from torch_utils.memory import is_out_of_memory
 from torch_utils.training_stats import Statistics
 from training.checkpoints.snapshot import MAX_NUMBER, check_rebuilt, large_numbers, network_class
 from training.loss import CAMERA_LABEL, GanLoss
@@ -159,6 +160,8 @@ def _named(part: str) -> Iterator[None]:
         yield
     except (InstantiationException, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if is_out_of_memory(cause):
+            raise cause from None  # the command gives its advice
         raise UserError(f"{part}: {one_line(cause)}") from error
 
 

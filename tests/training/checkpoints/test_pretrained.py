@@ -178,6 +178,20 @@ def test_damaged_files_are_refused(model):
             load_generator(model)
 
 
+@pytest.mark.parametrize("error", [MemoryError("Cannot allocate memory (os error 12)"), RuntimeError("out of memory")])
+def test_a_full_memory_is_no_damage(model, monkeypatch, error):
+    def load(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(safetensors, "load_file", load)
+    with pytest.raises(UserError) as caught:
+        load_generator(model)
+    assert str(caught.value) == (
+        f"The memory is full ({error}). Loading {model / 'model.safetensors'} needs more: end other programs, or use a "
+        "larger machine."
+    )
+
+
 def test_tensors_of_others_are_refused(model):
     safetensors.save_file({"weight": torch.zeros(3)}, model / "model.safetensors")
     config = json.loads((model / "config.json").read_text())

@@ -29,7 +29,9 @@ from training.checkpoints.snapshot import (
     stored_discriminators,
 )
 from training.checkpoints.snapshot_files import check_output, latest_snapshot
+from training.checkpoints.training_state import STATE_FORMAT, read_state
 from training.launch.build import build_networks
+from training.networks.generator import Generator
 
 
 @pytest.fixture(scope="module")
@@ -442,6 +444,40 @@ def test_formats_are_told_apart(tmp_path):
         archive.read_archive(tmp_path / "a", format="two", what="a two")
     with pytest.raises(UserError, match="'one'"):
         load_snapshot(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "error, detail",
+    [
+        (MemoryError(), ""),
+        (
+            RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)"),
+            " (unable to mmap 9 bytes from file <x>: Cannot allocate memory (12))",
+        ),
+    ],
+)
+def test_a_full_memory_is_no_damage(tmp_path, networks, monkeypatch, error, detail):
+    def load(*args, **kwargs):
+        raise error
+
+    def message(path):
+        return f"The memory is full{detail}. Loading {path} needs more: end other programs, or use a larger machine."
+
+    path = save(tmp_path, networks)
+    state = tmp_path / "training-state.pt"
+    archive.save_archive(state, {"format": STATE_FORMAT, "version": archive.VERSION})
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", load)
+        with pytest.raises(UserError) as caught:
+            load_average_generator(path)
+        assert str(caught.value) == message(path)
+        with pytest.raises(UserError) as caught:
+            read_state(tmp_path)
+        assert str(caught.value) == message(state)
+    monkeypatch.setattr(Generator, "__init__", load)  # while the network is built
+    with pytest.raises(UserError) as caught:
+        load_average_generator(path)
+    assert str(caught.value) == message(path)
 
 
 def test_a_snapshot_that_a_run_replaces_while_it_is_read(tmp_path, monkeypatch):

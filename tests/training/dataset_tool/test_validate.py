@@ -207,6 +207,17 @@ def test_frames_of_shards_are_read_once_or_when_shown(source, tmp_path, monkeypa
     assert 0 < len(reads) <= 3 * 3  # two frames and the .json of three clips
 
 
+def test_a_full_memory_is_no_problem_of_a_frame(source, tmp_path, monkeypatch):
+    prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=8, shape="shards")
+
+    def read(sample, index):
+        raise MemoryError
+
+    monkeypatch.setattr(Sample, "image", read)
+    with pytest.raises(MemoryError):
+        check_dataset(str(tmp_path / "set"), workers=1)
+
+
 def test_frames_that_go_missing_while_shards_are_checked(source, tmp_path, monkeypatch):
     prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=8, shape="shards")
 

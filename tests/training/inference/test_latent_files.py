@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import dnnlib
+from dnnlib import UserError
 from renderer.cameras import CameraPrior, Cameras
 from training.inference import latent_files
 from training.inference.latent_files import FIELDS, VideoCodes, generator_digest, load_codes, save_codes
@@ -51,6 +52,18 @@ def path(tmp_path):
     path = tmp_path / "codes.npz"
     save_codes(path, some_codes())
     return path
+
+
+def test_a_full_memory_is_no_damage(path, monkeypatch):
+    def read(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(latent_files, "_array", read)
+    with pytest.raises(UserError) as caught:
+        load_codes(path, GENERATOR)
+    assert str(caught.value) == (
+        f"The memory is full. Loading {path} needs more: end other programs, or use a larger machine."
+    )
 
 
 def test_what_is_written_is_read(path):

@@ -14,10 +14,12 @@ from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment
 from training.data.dataset import VideoPairDataset
 from training.data.sampler import InfiniteSampler
-from training.launch.build import build_ada, build_loss, build_phases
+from training.launch.build import build_ada, build_loss, build_networks, build_phases
 from training.launch.config import compose_options
 from training.launch.setup import _average, _loader
 from training.loss import CAMERA_LABEL
+from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.generator import Generator
 
 OPTIONS = compose_options(["outdir=o", "data=d"])
 SPEC = OPTIONS["spec"] | {
@@ -42,6 +44,18 @@ def test_the_loss_has_its_options():
     plain = options | {"diffaugment": None, "precision": "float32", "camera_condition": False, "nframes": 16}
     loss = build_loss(plain, generator=generator, discriminator=discriminator, augment=None, statistics=None)
     assert loss.diffaugment == "" and not (loss.bfloat16 or loss.camera_condition or loss.single_images)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize("network", [Generator, TimeAwareDiscriminators])
+def test_a_full_memory_is_no_mistake_in_the_options(monkeypatch, network, error):
+    def build(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(network, "__init__", build)
+    with pytest.raises(type(error)) as caught:
+        build_networks(OPTIONS, c_dim=0, device="meta")
+    assert caught.value is error  # the command explains it
 
 
 @pytest.mark.parametrize("resume, kimg", [(None, 500), ("runs/0", 100)])
