@@ -73,8 +73,8 @@ def cluster_job(config: Any) -> None:
     """One process of a job that `training.launch.slurm` has submitted."""
     from training.launch.slurm import job
 
-    with job() as (overrides, name, label):
-        train_command(overrides, job_name=name, label=label)
+    overrides, name, label = job()
+    train_command(overrides, job_name=name, label=label)
 
 
 def train(overrides: Sequence[str]) -> Path | None:

@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
+from hydra import compose, initialize
+from hydra.core.global_hydra import GlobalHydra
 
 from dnnlib import UserError
 from training.augment.ada import PIPELINES
@@ -276,6 +279,17 @@ def test_paths_are_taken_as_typed(value):
 def test_quotes_around_a_path_are_hydra_s():
     assert options("outdir='a, ${b}'")["outdir"] == options('outdir="a, ${b}"')["outdir"] == "a, ${b}"
     assert plain_override(hydra_override("outdir='a, ${b}'")) == "outdir=a, ${b}"
+
+
+def test_a_program_that_uses_hydra_itself():
+    """Its own options can be composed before, and afterwards as before."""
+    with initialize(config_path=None, version_base="1.2"):
+        assert compose_options(["outdir=a"])["outdir"] == "a"
+        with pytest.raises(UserError, match="There is no option 'nonsense'"):
+            compose_options(["nonsense=1"])
+        assert compose(overrides=["+own=2"]) == {"own": 2}
+        assert str(hydra.version.getbase()) == "1.2"
+    assert not GlobalHydra.instance().is_initialized()
 
 
 def test_texts_and_lists():

@@ -5,6 +5,7 @@ that are paths or comma-separated strings are taken as typed, where Hydra would 
 blanks, and would resolve '${…}'. Quotes around the whole value, as Hydra writes strings, are removed.
 """
 
+import contextlib
 import copy
 import difflib
 import os
@@ -14,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.version import VersionBase
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dnnlib import UserError, choices_hint, one_line
 
 __all__ = [
-    "CONFIG_DIR", "FOLLOWERS", "GROUPS", "NETWORKS", "SECTIONS", "compose_options", "continued_options",
+    "CONFIG_DIR", "FOLLOWERS", "GROUPS", "NETWORKS", "SECTIONS", "compose_options", "conf_files", "continued_options",
     "current_options", "given_options", "hydra_override", "plain_override", "split_override", "string_value",
 ]  # fmt: skip
 
@@ -78,6 +81,25 @@ NETWORKS = ("generator", "discriminator")
 OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 
 
+@contextlib.contextmanager
+def conf_files() -> Iterator[None]:
+    """Context in which Hydra composes the files of conf/, also in a program that uses Hydra for options of its own.
+
+    Hydra has room for one application, and the version whose behaviour it wants, per process. Those of the calling
+    program return at the end.
+    """
+    application, behaviour = GlobalHydra.instance(), VersionBase.instance()
+    GlobalHydra.set_instance(copy.copy(application))
+    VersionBase.set_instance(copy.copy(behaviour))
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.set_instance(application)
+        VersionBase.set_instance(behaviour)
+
+
 def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
     """All options as plain data, from the files of conf/ and `key=value` overrides.
 
@@ -101,7 +123,7 @@ def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
         else:
             composed.append(override)
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        with conf_files():
             config = compose("config", overrides=composed, return_hydra_config=True)
             names = {group: config.hydra.runtime.choices[group] for group in GROUPS}
             for key in ("outdir", "data"):
@@ -303,7 +325,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     first = one_line(message.split("\n")[0])
     for override in overrides:
         try:
-            with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            with conf_files():
                 OmegaConf.to_container(compose("config", overrides=[hydra_override(override)]), resolve=True)
         except (HydraException, OmegaConfBaseException, ValueError, TypeError):
             if first.startswith("Ambiguous value"):
@@ -313,7 +335,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _unknown(key: str, *, plus: bool = False) -> str:
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with conf_files():
         known = list(_keys(OmegaConf.to_container(compose("config"))))
     if key in known and plus:
         return f"'+{key}': only arguments of a network may be added with '+'; write {key}=VALUE."

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -35,6 +34,7 @@ from dnnlib import UserError, expand_home, one_line
 from training.launch.config import (
     CONFIG_DIR,
     compose_options,
+    conf_files,
     hydra_override,
     plain_override,
     split_override,
@@ -80,7 +80,7 @@ def submit(
     settings = [override for override in overrides if re.match(r"[+~]*hydra[./]", override)]
     options = [hydra_override(override, sweep=True) for override in overrides if override not in settings]
     _check_lists(overrides)
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with conf_files():
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         parsed, choices = zip(*(_choices(parser, override) for override in options))
     combinations = list(itertools.product(*choices))
@@ -249,9 +249,8 @@ def _launch(settings: list[str], options: list[str], fixed: Iterable[str], task:
         raise UserError(f"-m: {one_line(str(error).splitlines()[0])}") from error
 
 
-@contextlib.contextmanager
-def job() -> Iterator[tuple[list[str], str | None, str]]:
-    """Context of a task: the overrides of this process's training, the name of its job, and the training's label.
+def job() -> tuple[list[str], str | None, str]:
+    """In a task: the overrides of this process's training, the name of its job, and the training's label.
 
     The name is that of all starts of a job that may be requeued, and of no other job: None without submitit.
 
@@ -268,13 +267,5 @@ def job() -> Iterator[tuple[list[str], str | None, str]]:
             # All devices of a machine stay visible: a process takes that of its local rank.
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     fixed = list(config.job.config.override_dirname.exclude_keys)
-    # Reading the overrides needs Hydra's only slot for an application per process.
-    application = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        overrides = [plain_override(override) for override in config.overrides.task]
-        yield overrides, name, sweep_label(overrides, fixed)
-    finally:
-        GlobalHydra.instance().clear()
-        if application is not None:
-            GlobalHydra.instance().initialize(application)
+    overrides = [plain_override(override) for override in config.overrides.task]
+    return overrides, name, sweep_label(overrides, fixed)

@@ -214,8 +214,7 @@ def test_jobs_of_hydra_s_launchers_know_their_words_and_labels(tmp_path, monkeyp
     def task(config):
         assert os.environ["PYTHONSAFEPATH"] == "1"
         assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(Path(__file__).resolve().parents[3])
-        with job() as found:
-            seen.append(found)
+        seen.append(job())
 
     words = ["-m", f"outdir={tmp_path}/a, ${{b}}'", "spec=small,paper", "seed=1,2", "data=x", "metrics=a"]
     words += ["hydra.sweeper.max_batch_size=9", f"hydra.sweep.dir={tmp_path}/jobs"]
