@@ -7,6 +7,7 @@ from are removed, so that the file reads as if the run had never been interrupte
 
 import contextlib
 import json
+import logging
 import math
 import os
 import resource
@@ -80,7 +81,7 @@ def cpu_memory() -> float:
 
 
 class LogFile:
-    """Context manager that copies stdout, and the traceback of an error, to a log file.
+    """Context manager that copies stdout, warnings of `logging`, and the traceback of an error to a log file.
 
     Raises:
         UserError: The file cannot be opened. Later write errors (a full disk) are ignored: the same lines are on
@@ -95,10 +96,16 @@ class LogFile:
             self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
         self._stdout = sys.stdout
         sys.stdout = self
+        # Python prints warnings only while there is no handler: what it would print with is then one as well.
+        self._handlers = [_Noting(self), *([] if logging.root.handlers else [logging.lastResort])]
+        for handler in self._handlers:
+            logging.root.addHandler(handler)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         sys.stdout = self._stdout
+        for handler in self._handlers:
+            logging.root.removeHandler(handler)
         if error is not None:
             with contextlib.suppress(OSError):
                 self._file.write("".join(traceback.format_exception(kind, error, trace)))
@@ -122,6 +129,17 @@ class LogFile:
 
     def __getattr__(self, name: str) -> Any:  # isatty, encoding, …
         return getattr(self._stdout, name)
+
+
+class _Noting(logging.Handler):
+    """Handler that writes warnings to a log file."""
+
+    def __init__(self, log: LogFile):
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.note(self.format(record))
 
 
 class RunLogger:

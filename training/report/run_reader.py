@@ -26,7 +26,9 @@ MAX_METRIC_ROWS = 2000  # the latest rows of a metric
 STATUS_FIELDS = ("kimg", "tick", "timestamp", "time", "left")
 MAX_LINE = 1 << 20  # bytes
 MAX_TEXT = 1 << 20
-PROBLEM = re.compile(r"warning|error|traceback|not saved|could not be read|broken down|left out|damaged", re.IGNORECASE)
+PROBLEM = re.compile(
+    r"warning|error|traceback|not saved|could not be read|broken down|left out|damaged|not available", re.IGNORECASE
+)
 
 
 class Curve:

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import logging
 import sys
 
 import pytest
@@ -136,6 +137,18 @@ def test_the_log_file_has_what_is_printed_and_the_error(tmp_path, capsys):
             raise ValueError("it broke")
     assert sys.stdout is stdout and capsys.readouterr().out == "hello\n"
     assert path.read_text().endswith("ValueError: it broke\n") and "Traceback" in path.read_text()
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_the_log_file_has_logged_warnings(tmp_path, capsys, monkeypatch, handled):
+    """They are on the terminal once, also where the calling program prints them itself."""
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler(sys.stderr)] if handled else [])
+    with LogFile(tmp_path / "log.txt"):
+        logging.getLogger("torch_utils.custom_ops").warning("Native operators are %s", "not available")
+        logging.getLogger("torch_utils.custom_ops").info("unimportant")
+    logging.getLogger("torch_utils.custom_ops").warning("after the run")
+    assert (tmp_path / "log.txt").read_text() == "Native operators are not available\n"
+    assert capsys.readouterr().err == "Native operators are not available\nafter the run\n"
 
 
 def test_names_that_are_no_text(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from renderer.video import VideoWriter
 from training.monitoring import geometry_monitor
 from training.report import __main__ as report
 from training.report.__main__ import write_report
+from training.report.run_reader import log_lines
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 CHROMIUM = "/usr/bin/chromium"
@@ -147,6 +148,14 @@ def test_the_end_of_a_run_that_was_continued_is_none(run):
     with open(run / "log.txt", "a") as log:
         log.write("Stopped as asked at 4 kimg; continue with resume_run=out\n")
     assert state().startswith("The log says: Stopped as asked at 4 kimg")
+
+
+def test_operators_that_are_missing_are_a_problem(run):
+    line = "Native operators are not available for cpu, no C++ compiler was found: they run in plain PyTorch."
+    with open(run / "log.txt", "a") as log:
+        log.write(f"{line}\n")
+    problems, count, _ = log_lines(run / "log.txt", most=9)
+    assert problems[-1] == line and count == len(problems)
 
 
 def test_a_curve_of_snapshots_that_were_measured_in_another_order(run):
