@@ -1,13 +1,14 @@
-"""Folders of numbered frames that appear complete or not at all."""
+"""Files of numbered time steps: folders of frames that appear complete or not at all, and steps of an earlier call."""
 
 import errno
 import os
 import re
 import shutil
+from collections.abc import Collection
 
 from dnnlib import UserError, explain_file_trouble, temporary_name
 
-__all__ = ["FrameFolder"]
+__all__ = ["FrameFolder", "remove_earlier_steps"]
 
 
 class FrameFolder:
@@ -55,3 +56,22 @@ class FrameFolder:
     def abort(self) -> None:
         """Remove the frames; no effect after `close`."""
         shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def remove_earlier_steps(folder: str | os.PathLike, stem: str, *, written: Collection[str]) -> None:
+    """Remove steps that an earlier call has left among those of this one: <stem>_0000.ply, …, or all in <stem>.glb.
+
+    Args:
+        folder: The folder of the files.
+        stem: Beginning of their names.
+        written: Names of this call's files; those with other suffixes are left alone.
+
+    Raises:
+        UserError: One cannot be removed.
+    """
+    suffixes = {os.path.splitext(name)[1] for name in written}
+    with explain_file_trouble(folder):
+        for name in os.listdir(folder):
+            base, suffix = os.path.splitext(name)
+            if name not in written and suffix in suffixes and re.fullmatch(re.escape(stem) + r"(_\d{4,})?", base):
+                os.unlink(os.path.join(folder, name))

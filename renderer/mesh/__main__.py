@@ -86,6 +86,7 @@ def main(
 
     from tqdm import tqdm
 
+    from renderer.frame_folder import remove_earlier_steps
     from renderer.mesh.files import write_glb, write_ply
     from renderer.video import save_png
 
@@ -99,7 +100,7 @@ def main(
 
         for video in videos:
             stem = f"geometry_{video.name}"
-            rows, meshes = [], []
+            rows, meshes, written = [], [], []
             try:
                 level = maker.level(video.codes, shown, name=stem)
             except NoSurface as error:
@@ -119,7 +120,8 @@ def main(
                 else:
                     write_ply(mesh, os.path.join(outdir, name))
                 if options["preview"]:
-                    save_png(maker.preview(mesh, video.codes, time), os.path.join(outdir, f"{stem}_{i:04d}.png"))
+                    written.append(f"{stem}_{i:04d}.png")
+                    save_png(maker.preview(mesh, video.codes, time), os.path.join(outdir, written[-1]))
                 rows.append({"time": time, "file": f"{stem}.glb" if sequence else name, **row})
                 progress.write(_line(stem, rows[-1]))
                 progress.update()
@@ -131,6 +133,7 @@ def main(
             about = {**video.origin, "level": level, **maker.about(), "meshes": rows}
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
                 json.dump(about, file, indent=1)
+            remove_earlier_steps(outdir, stem, written=[*written, *(row["file"] for row in rows)])
     require_all(missing, what="meshes")
 
 

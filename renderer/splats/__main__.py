@@ -64,6 +64,7 @@ def main(
 
     from tqdm import tqdm
 
+    from renderer.frame_folder import remove_earlier_steps
     from renderer.splats.gaussians import read_ply, write_ply
     from renderer.video import save_png
 
@@ -71,7 +72,7 @@ def main(
     with explained, tqdm(total=len(videos) * len(shown), unit="file", disable=None) as progress:
         for video in videos:
             stem = f"splats_{video.name}"
-            rows = []
+            rows, written = [], []
             for i, time in enumerate(shown):
                 try:
                     splats = maker.splats(video.codes, time)
@@ -86,7 +87,8 @@ def main(
                 gaussians = read_ply(path).to(maker.device)
                 psnr, picture = maker.compare(gaussians, video.codes, time)
                 if preview:
-                    save_png(picture, os.path.join(outdir, f"{stem}_{i:04d}.png"))
+                    written.append(f"{stem}_{i:04d}.png")
+                    save_png(picture, os.path.join(outdir, written[-1]))
                 row = {"time": time, "file": os.path.basename(path), "gaussians": len(gaussians), "psnr": psnr}
                 rows.append(row)
                 progress.write(_line(stem, row))
@@ -96,6 +98,7 @@ def main(
             about = {**video.origin, **maker.about(), "splats": rows}
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
                 json.dump(about, file, indent=1)
+            remove_earlier_steps(outdir, stem, written=[*written, *(row["file"] for row in rows)])
     require_all(missing, what="splats")
 
 

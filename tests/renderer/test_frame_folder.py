@@ -1,9 +1,12 @@
-"""Folders of frames that appear complete or not at all; tests/test_generate.py has those of the command."""
+"""Folders of frames that appear complete or not at all, and steps of an earlier call.
+
+The command's are in tests/test_generate.py.
+"""
 
 import os
 from pathlib import Path
 
-from renderer.frame_folder import FrameFolder
+from renderer.frame_folder import FrameFolder, remove_earlier_steps
 
 
 def write(folder, frames):
@@ -35,3 +38,11 @@ def test_a_link_leads_to_its_folder(tmp_path):
     assert Path(writer.next_frame()).parent.parent == real.parent
     writer.close()
     assert (tmp_path / "video").is_symlink() and sorted(os.listdir(real)) == ["0000.png", "0001.png"]
+
+
+def test_steps_of_an_earlier_call_are_removed(tmp_path):
+    other = ["x_0000.png", "x_0001.txt", "x_01.ply", "x_y_0002.ply", "y_0002.ply", "x_0002_0002.ply", "x.json"]
+    for name in ("x_0000.ply", "x_0001.ply", "x_0002.ply", "x_10000.ply", "x.ply", *other):
+        (tmp_path / name).touch()
+    remove_earlier_steps(tmp_path, "x", written=["x_0000.ply", "x_0001.ply"])
+    assert sorted(os.listdir(tmp_path)) == sorted(["x_0000.ply", "x_0001.ply", *other])

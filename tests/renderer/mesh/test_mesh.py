@@ -199,6 +199,18 @@ def test_no_foreground_at_all(run, generator, monkeypatch):
         run()
 
 
+def test_steps_of_an_earlier_and_longer_call_are_removed(run):
+    few, stem = ["--resolution", "16", "--level", "25"], "geometry_seed0000_motion0000"
+    run(*few, "--time_steps", "3", "--preview", "--seeds", "0-1")
+    other = sorted(path.name for path in run.out.glob("geometry_seed0001_*"))
+    names = run(*few, "--time_steps", "2", "--preview")
+    steps = [f"{stem}_000{i}.{suffix}" for i in range(2) for suffix in ("glb", "png")]
+    assert names == [f"{stem}.json", *steps, *other]
+    pictures = [name for name in steps if name.endswith("png")]
+    assert run(*few, "--time_steps", "2", "--sequence") == [f"{stem}.glb", f"{stem}.json", *pictures, *other]
+    assert run(*few, "--times", "0") == [f"{stem}.json", f"{stem}_0000.glb", *pictures, *other]
+
+
 def test_videos_and_times_without_a_surface_do_not_keep_the_others_from_being_written(run, monkeypatch):
     stems = [f"geometry_seed{seed:04d}_motion{seed:04d}" for seed in range(3)]
     calls = []

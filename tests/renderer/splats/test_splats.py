@@ -161,6 +161,13 @@ def test_no_foreground_at_all(run, monkeypatch):
     assert list(run.out.iterdir()) == []
 
 
+def test_steps_of_an_earlier_and_longer_call_are_removed(run):
+    few, stem = ["--resolution", "16", "--size", "16"], "splats_seed0000_motion0000"
+    run(*few, "--time_steps", "3", "--preview")
+    steps = [f"{stem}_000{i}.{suffix}" for i in range(2) for suffix in ("ply", "png")]
+    assert run(*few, "--time_steps", "2", "--preview") == [f"{stem}.json", *steps]
+
+
 def test_a_time_without_gaussians_does_not_keep_the_others_from_being_written(run, monkeypatch):
     splats = GeneratedSplats.splats
 
