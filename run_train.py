@@ -115,9 +115,10 @@ def train_command(
     """
     print_any_text()  # jobs of a cluster begin here
     from torch_utils import distributed  # imported after --help, because importing PyTorch is slow
-    from torch_utils.launch import busy_note, launch
+    from torch_utils.launch import busy_note, launch, refuse_unguarded
     from training.launch.run_dir import launcher_names, overrides_to_continue
 
+    refuse_unguarded()
     under_torchrun = distributed.torchrun_world_size() is not None
     main_process = not under_torchrun or distributed.environment_rank() == 0
     names = launcher_names(overrides, job_name)

@@ -550,6 +550,20 @@ def test_a_training_in_another_thread(tmp_path, data):
     assert [path.name for path in tmp_path.glob("*/network-snapshot-*")] == ["network-snapshot-000000.pt"]
 
 
+def test_a_script_that_does_not_guard_its_call(tmp_path, data):
+    """The processes of the training import it, and would each begin another training."""
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004", "gpus=2"]
+    (tmp_path / "script.py").write_text(f"import run_train\nrun_train.train({words!r})\n")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py")], env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        "UserError: This program starts processes, and each of them imports the script that called it: put the call "
+        'under `if __name__ == "__main__":` in the script.\n'
+    ) in done.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
 @pytest.fixture
 def stop_with(monkeypatch):
     """Lets every training receive a signal in its second iteration."""

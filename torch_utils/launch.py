@@ -27,7 +27,7 @@ from dnnlib import UserError, print_any_text, temporary_folder
 from dnnlib.processes import USUAL, Ended, call_unblocked, cores, keep_streams
 from torch_utils import distributed
 
-__all__ = ["busy_note", "launch", "scratch_folder"]
+__all__ = ["busy_note", "launch", "refuse_unguarded", "scratch_folder"]
 
 GRACE = 30.0  # seconds for the others to end by themselves, once a process has failed
 
@@ -59,6 +59,21 @@ def busy_note() -> str | None:
         f"Other programs keep this machine busy (load {load:.1f}, {cores()} cores). Until it is idle again, training "
         "on a CPU may be several times as fast with OMP_NUM_THREADS=1 in front of the command."
     )
+
+
+def refuse_unguarded() -> None:
+    """Refuse to work while a new process imports the script that has started it, which would start over in each.
+
+    Raises:
+        UserError: The script calls this program whenever it is imported.
+    """
+    # Python imports it under this name, and refuses only to start further processes meanwhile.
+    importing = [frame for frame, _ in traceback.walk_stack(None) if frame.f_globals.get("__name__") == "__mp_main__"]
+    if any(frame.f_code.co_name == "<module>" for frame in importing):
+        raise UserError(
+            "This program starts processes, and each of them imports the script that called it: put the call under "
+            '`if __name__ == "__main__":` in the script.'
+        )
 
 
 def launch(
