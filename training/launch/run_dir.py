@@ -46,13 +46,29 @@ def create_run_folder(outdir: str | os.PathLike, description: str) -> Path:
     outdir = Path(outdir)
     try:
         outdir.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(outdir):  # one process at a time looks for a number
-            number = max((int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))), default=-1) + 1
-            folder = outdir / f"{number:05d}-{description}"
-            folder.mkdir()
+        number = max(_numbers(outdir), default=-1) + 1
+        while True:
+            # Not a lock, which some network file systems lack: only one process can make a folder.
+            claim = outdir / f".{number:05d}.claim"
+            try:
+                claim.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            try:
+                if number not in _numbers(outdir):
+                    folder = outdir / f"{number:05d}-{description}"
+                    folder.mkdir()
+                    return folder
+            finally:
+                claim.rmdir()
+            number += 1
     except OSError as error:
         raise UserError(f"Cannot make a run folder in outdir={outdir}: {error.strerror}.") from error
-    return folder
+
+
+def _numbers(outdir: Path) -> set[int]:
+    return {int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))}
 
 
 def write_launcher_names(folder: Path, names: Iterable[str]) -> None:

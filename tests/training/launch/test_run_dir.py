@@ -4,6 +4,7 @@ import errno
 import fcntl
 import multiprocessing
 import re
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,29 @@ def test_processes_get_different_numbers(tmp_path):
         process.join()
     assert sorted(int(name[:5]) for name in names) == list(range(40))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)  # and no lock file
+
+
+def test_a_number_is_taken_once_without_locks(tmp_path, monkeypatch):
+    """On some network file systems; here another process makes its folder after this one has looked for a number."""
+
+    def flock(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    look, others = Path.iterdir, ["00000-other", "00001-other", ".00002.claim"]
+
+    def iterdir(folder):
+        found = list(look(folder))
+        for name in others:
+            (folder / name).mkdir()
+        others.clear()
+        return found
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert create_run_folder(tmp_path, "x").name == "00003-x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".00002.claim", "00000-other", "00001-other", "00003-x",
+    ]  # fmt: skip
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
