@@ -283,7 +283,12 @@ def load_library(label: str, recipe: op_build.BuildRecipe, loader: Any) -> Any:
     path = op_build.build(label, recipe)
     try:
         return loader(str(path))
-    except OSError:
+    except OSError as error:
+        if "failed to map segment" in str(error):  # no fault of the file
+            raise BuildError(
+                f"{path} does not load ({error}): if that folder may not hold programs (mount option noexec), let "
+                f"{op_build.CACHE_VARIABLE} name another."
+            ) from error
         shutil.rmtree(path.parent, ignore_errors=True)
         path = op_build.build(label, recipe)
     try:

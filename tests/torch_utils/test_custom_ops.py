@@ -228,6 +228,26 @@ def test_a_damaged_library_is_built_anew(sources):
     assert path.read_bytes()[:4] == b"\x7fELF"
 
 
+def test_a_cache_without_permission_to_execute(monkeypatch, tmp_path):
+    """The libraries in it are sound."""
+    path = tmp_path / "toy" / "library.so"
+    path.parent.mkdir()
+    path.touch()
+    builds = []
+    monkeypatch.setattr(op_build, "build", lambda label, recipe: builds.append(label) or path)
+
+    def loader(name):
+        raise OSError(f"{name}: failed to map segment from shared object")
+
+    with pytest.raises(BuildError) as caught:
+        custom_ops.load_library("toy", None, loader)
+    assert str(caught.value) == (
+        f"{path} does not load ({path}: failed to map segment from shared object): if that folder may not hold "
+        "programs (mount option noexec), let VIDEO3D_OPS_CACHE name another."
+    )
+    assert builds == ["toy"] and path.is_file()
+
+
 @needs_compiler
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, sources):
     (tmp_path / "file").write_text("")
