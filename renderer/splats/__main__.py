@@ -83,6 +83,7 @@ def main(
                     continue
                 path = os.path.join(outdir, f"{stem}_{i:04d}.ply")
                 write_ply(splats, path)
+                written.append(os.path.basename(path))
                 # Compared as a viewer reads them.
                 gaussians = read_ply(path).to(maker.device)
                 psnr, picture = maker.compare(gaussians, video.codes, time)
@@ -98,7 +99,7 @@ def main(
             about = {**video.origin, **maker.about(), "splats": rows}
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
                 json.dump(about, file, indent=1)
-            remove_earlier_steps(outdir, stem, written=[*written, *(row["file"] for row in rows)])
+            remove_earlier_steps(outdir, stem, written=written)
     require_all(missing, what="splats")
 
 
