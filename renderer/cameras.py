@@ -252,8 +252,10 @@ class CameraPrior:
             near: Nearest depth of the range; moved, it stays in front of the camera.
         """
         depth = (cameras.cam2world[:, :3, 3] * cameras.cam2world[:, :3, 2]).sum(dim=-1)  # of the origin
-        excess = depth - depth.clamp(*self.radius)
-        # Rounding is subtracted as a constant: inversion starts from a trained distance, and needs the gradient there.
+        # At an end of the range the depth counts as outside, as inversion starts from a trained distance and needs the
+        # gradient there (that of clamp differs between versions of PyTorch). Rounding is subtracted as a constant.
+        outside = (depth <= self.radius[0]) | (depth >= self.radius[1])
+        excess = torch.where(outside, depth - depth.detach().clamp(*self.radius), 0)
         rounding = torch.where(excess.abs() < ROUNDING * self.radius[1], excess, 0).detach()
         return (excess - rounding).clamp(min=-NEAREST * near)
 

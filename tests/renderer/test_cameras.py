@@ -325,7 +325,8 @@ def test_depths_follow_the_origin_along_the_viewing_axis():
     offsets = prior.depth_offsets(Cameras(cam2world=poses, fov=torch.full([4], 18.0)), 0.8)
     assert offsets.tolist() == pytest.approx([0, 0, 0.5, -0.2], abs=1e-6)
 
-    radius = torch.tensor(1.0, requires_grad=True)
-    offset = prior.depth_offsets(prior.at_angles(0.3, 1.5, radius), 0.8)
-    assert offset.item() == 0
-    assert torch.autograd.grad(offset.sum(), radius)[0].item() == pytest.approx(1, abs=1e-6)
+    for angles in ((0.3, 1.5), (0.0, math.pi / 2)):  # at the trained distance up to rounding, and exactly
+        radius = torch.tensor(1.0, requires_grad=True)
+        offset = prior.depth_offsets(prior.at_angles(*angles, radius), 0.8)
+        assert offset.item() == 0
+        assert torch.autograd.grad(offset.sum(), radius)[0].item() == pytest.approx(1, abs=1e-6)

@@ -56,6 +56,7 @@ def test_groups_that_follow_one_another(agent):
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": str(agent),
+        "TORCHELASTIC_RESTART_COUNT": "0",
     }
     if not agent:
         del store  # its port is free again

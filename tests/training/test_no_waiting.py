@@ -40,6 +40,8 @@ CORRUPTIONS = ["resolution=32", "aug=fixed", "p=0.5", "augpipe=bgcfnc", "diffaug
     "words", [ALL_OPTIONS, OTHER_PARTS, CORRUPTIONS], ids=["all options", "other parts", "corruptions"]
 )
 def test_an_iteration_never_waits(tmp_path, monkeypatch, words):
+    if "activation_checkpointing=true" in words and torch.__version__ < (2, 5):
+        pytest.skip("PyTorch 2.4 has no checkpoints on the meta device")
     loop = make_loop(tmp_path, monkeypatch, *words, "spec.g_reg_interval=1", "spec.d_reg_interval=1")
     loop.iterate()
     assert loop.counters.iteration == 1 and loop.counters.cur_nimg == 4

@@ -89,6 +89,8 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str, part: Seque
     except pickle.UnpicklingError as error:
         from training.published.pickle_values import printable
 
+        if "unexpected EOF" in str(error):  # PyTorch 2.4 says so of a file in its older format that is cut off
+            raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error
         name = re.search(r"GLOBAL (\S+)", str(error))
         found = f" ({printable(name[1])}); it may be malicious. Nothing in it was run" if name else ""
         raise UserError(f"{path} is not {what} of this program: it holds other Python objects{found}.") from error

@@ -386,7 +386,7 @@ class ConditionedBackground:
         # Hidden layers, then the density head; the feature and colour heads follow after compositing.
         weight, bias = self.first
         layers = [PointLayer(weight, bias[:, None, None], slope=0.0)]
-        layers += [PointLayer(x.weight, x.bias, slope=0.0, source=i) for i, x in enumerate(self.field.layers[1:])]
+        layers += [PointLayer(x.weight, x.bias, slope=0.0, source=i) for i, x in enumerate(list(self.field.layers)[1:])]
         layers.append(PointLayer(self.field.density.weight, self.field.density.bias, source=len(layers) - 1))
         x, last = self.encode(points).flatten(1, 2)[:, None], len(layers) - 1
         hidden, density = point_mlp(x, layers, frames=1, keep=[last - 1, last])

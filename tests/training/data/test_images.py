@@ -6,6 +6,7 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from PIL import EpsImagePlugin, Image, ImageOps
 
@@ -114,6 +115,7 @@ def test_signed_values_are_refused(bits, data):
         decode_image(tiff(bits, 1, data, sample_format=(339, [2])))
 
 
+@pytest.mark.skipif(int(PIL.__version__.partition(".")[0]) < 13, reason="needs Pillow 13")
 def test_tiff_of_grey_multiplied_by_its_alpha():
     image = decode_image(tiff(8, 2, b"\x80\x80\xff\xff", alpha=(338, [1])))
     assert [image.getpixel((x, 0)) for x in range(2)] == [(128,) * 3, (255,) * 3]

@@ -394,8 +394,11 @@ run_cli(main)
 """
     mounted = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -c '{program}'"
     done = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("error: Data workers") and done.stderr.count("\n") == 1
-    assert "/dev/shm" in done.stderr and "workers=0" in done.stderr
+    assert done.returncode == 2
+    said = [line.strip("\0") for line in done.stderr.splitlines()]
+    said = [line for line in said if not line.startswith("ERROR: Unexpected bus error")]
+    assert len(said) == 1 and said[0].startswith("error: Data workers")  # a dying worker may say something as well
+    assert "/dev/shm" in said[0] and "workers=0" in said[0]
 
 
 def test_a_few_dead_workers_now_and_then_do_no_harm():

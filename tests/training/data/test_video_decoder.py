@@ -220,13 +220,15 @@ def test_dolby_vision_without_a_base_layer(tmp_path):
     parents = []
     for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
         while data[position + 4 : position + 8] != name:
-            position += int.from_bytes(data[position : position + 4])
+            position += int.from_bytes(data[position : position + 4], "big")
         parents.append(position)
-        end = position + int.from_bytes(data[position : position + 4])
+        end = position + int.from_bytes(data[position : position + 4], "big")
         position += 16 if name == b"stsd" else 8
     box = struct.pack(">I4s", 8 + len(record), b"dvcC") + record
     for position in parents:
-        data[position : position + 4] = struct.pack(">I", int.from_bytes(data[position : position + 4]) + len(box))
+        data[position : position + 4] = struct.pack(
+            ">I", int.from_bytes(data[position : position + 4], "big") + len(box)
+        )
     data[end:end] = box
     (tmp_path / "a.mp4").write_bytes(data)
     with pytest.raises(BrokenVideo, match="its colours are in Dolby Vision without a base layer in HDR10 or HLG"):

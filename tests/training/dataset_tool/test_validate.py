@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 import tarfile
 
 import numpy as np
@@ -167,7 +168,8 @@ def test_shards_that_do_not_fit_their_index(source, tmp_path):
     prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=4, shape="shards", shard_clips=4)
     (tmp_path / "set" / "shard-000001.tar").write_bytes(b"\0" * 10240)
     report = check_dataset(str(tmp_path / "set"))
-    assert len(report.problems) == 1 and "has 0 clips, 2 are listed" in report.problems[0]
+    assert "has 0 clips, 2 are listed" in report.problems[-1]
+    assert len(report.problems) == 1 or sys.version_info < (3, 11)  # then empty headers are an error, too
 
 
 @pytest.mark.parametrize("length", [0, 100, 400])
