@@ -63,38 +63,42 @@ class Panel:
         self.status = gui.add_markdown("…")
         views = [view for view in VIEWS if source.has_background or layers_of(view) == "both"]
         self._view = self._control(gui.add_dropdown("View", views))
-        self._add_time()
+        self._add_time(source)
         self._add_contents(source)
         self._add_camera(source)
         self._add_mixing(source)
         self._add_saving()
 
     def read(self) -> PanelSettings:
-        """The current values of the controls."""
+        """The current values of the controls, numbers within their ranges."""
+        layers = self._style_layers
         latents = LatentSelection(
-            seed=self._seed.value,
-            other_seed=self._other_seed.value,
-            content_mix=self._content_mix.value,
-            motion_seed=self._motion_seed.value,
-            other_motion_seed=self._other_motion_seed.value,
-            motion_mix=self._motion_mix.value,
-            truncation_psi=self._truncation.value,
-            style_seed=self._style_seed.value if self._style_mix.value else None,
-            style_layers=tuple(sorted(self._style_layers.value)),
-            class_idx=self._class.value,
+            seed=_number(self._seed),
+            other_seed=_number(self._other_seed),
+            content_mix=_number(self._content_mix),
+            motion_seed=_number(self._motion_seed),
+            other_motion_seed=_number(self._other_motion_seed),
+            motion_mix=_number(self._motion_mix),
+            truncation_psi=_number(self._truncation),
+            style_seed=_number(self._style_seed) if self._style_mix.value else None,
+            style_layers=tuple(sorted(_within(layer, layers) for layer in layers.value)),
+            class_idx=_number(self._class),
         )
         return PanelSettings(
             latents=latents,
-            fov=self._fov.value,
+            fov=_number(self._fov),
             beyond=self._beyond.value,
-            time=self.time.value,
+            time=_number(self._time),
             loop=self._loop.value,
-            seconds=self._seconds.value,
+            seconds=_number(self._seconds),
             view=self._view.value,
             backdrop=self._backdrop.value,
-            frame_rate=self._frame_rate.value,
-            video_fps=self._video_fps.value,
+            frame_rate=_number(self._frame_rate),
+            video_fps=_number(self._video_fps),
         )
+
+    def show_time(self, time: float) -> None:
+        self._time.value = time
 
     def show_playing(self, playing: bool) -> None:
         self._play.label = "Stop" if playing else "Play"
@@ -118,12 +122,12 @@ class Panel:
         handle.on_click(lambda _: self._actions[action]())
         return handle
 
-    def _add_seed(self, label: str, value: int) -> Any:
-        return self._control(self._gui.add_number(label, value, min=0, max=MAX_SEED, step=1))
+    def _add_seed(self, label: str, value: int, *, visible: bool = True) -> Any:
+        return self._control(self._gui.add_number(label, value, min=0, max=MAX_SEED, step=1, visible=visible))
 
-    def _add_time(self) -> None:
-        with self._gui.add_folder("Time"):
-            self.time = self._control(self._gui.add_slider("Time", **SLIDER | {"step": 0.001}))
+    def _add_time(self, source: ViewSource) -> None:
+        with self._gui.add_folder("Time", visible=source.has_time):
+            self._time = self._control(self._gui.add_slider("Time", **SLIDER | {"step": 0.001}))
             self._play = self._button("Play", "play")
             self._loop = self._gui.add_checkbox("Loop", True)
             self._seconds = self._gui.add_number("Seconds", 2.0, min=0.1, max=60.0, step=0.1, hint="From 0 to 1")
@@ -131,7 +135,7 @@ class Panel:
     def _add_contents(self, source: ViewSource) -> None:
         with self._gui.add_folder("Content and motion"):
             self._seed = self._add_seed("Content seed", 0)
-            self._motion_seed = self._add_seed("Motion seed", 0)
+            self._motion_seed = self._add_seed("Motion seed", 0, visible=source.has_motion)
             self._truncation = self._control(
                 self._gui.add_slider("Truncation", min=0.0, max=1.5, step=0.01, initial_value=1.0)
             )
@@ -163,8 +167,8 @@ class Panel:
         with gui.add_folder("Between two", expand_by_default=False):
             self._other_seed = self._add_seed("Second content", 1)
             self._content_mix = self._control(gui.add_slider("Content mix", **SLIDER))
-            self._other_motion_seed = self._add_seed("Second motion", 1)
-            self._motion_mix = self._control(gui.add_slider("Motion mix", **SLIDER))
+            self._other_motion_seed = self._add_seed("Second motion", 1, visible=source.has_motion)
+            self._motion_mix = self._control(gui.add_slider("Motion mix", **SLIDER, visible=source.has_motion))
         with gui.add_folder("Style mixing", expand_by_default=False):
             self._style_mix = self._control(gui.add_checkbox("Mix styles", False))
             self._style_seed = self._add_seed("Style seed", 1)
@@ -186,3 +190,13 @@ class Panel:
             self._button("Save a video", "video")
             self._video_fps = self._gui.add_number("Frames/s of videos", 16.0, min=1.0, max=60.0, step=1.0)
             self._backdrop = self._control(self._gui.add_dropdown("Behind the foreground", BACKDROPS))
+
+
+def _number(handle: Any) -> Any:
+    """The number of a control."""
+    return _within(handle.value, handle)
+
+
+def _within(value: Any, handle: Any) -> Any:
+    """A number within the range of its control: browsers send numbers while they are typed, and limit them later."""
+    return min(handle.max, max(handle.min, value))  # in this order also of NaN

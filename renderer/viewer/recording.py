@@ -29,7 +29,7 @@ class CameraRecording:
         return self._stamps[-1] - self._stamps[0] if self._stamps else 0.0
 
     def add(self, camera: PathCamera, stamp: float, *, at_rest: bool = False) -> bool:
-        """Append a camera; returns False, and appends nothing, if the recording is full.
+        """Append a camera; returns False if the recording is full: then the last camera holds to its end.
 
         Args:
             at_rest: Nothing moves: the camera holds until the next one.
@@ -39,12 +39,14 @@ class CameraRecording:
         """
         if self._stamps and stamp < self._stamps[-1]:
             raise ValueError("cameras are recorded in the order of time.")
-        if self._stamps and stamp - self._stamps[0] > MAX_SECONDS:
-            return False
-        self._stamps.append(stamp)
-        self._cameras.append(camera)
-        self._at_rest.append(at_rest)
-        return True
+        full = bool(self._stamps) and stamp - self._stamps[0] > MAX_SECONDS
+        if full:
+            camera, stamp = self._cameras[-1], self._stamps[0] + MAX_SECONDS
+        if not full or self._stamps[-1] < stamp:
+            self._stamps.append(stamp)
+            self._cameras.append(camera)
+            self._at_rest.append(at_rest)
+        return not full
 
     def end(self, stamp: float) -> None:
         """Let the last camera hold until the end of the recording."""

@@ -126,7 +126,7 @@ class Session:
 
     def _on_controls(self) -> None:
         with self._switches:
-            self._follow_slider(self._panel.time.value, self._clock())
+            self._follow_slider(self._panel.read().time, self._clock())
         self._touch()
 
     def _follow_slider(self, time: float, now: float) -> None:
@@ -162,7 +162,7 @@ class Session:
             if self._playback.playing:
                 self._playback.stop()
             else:
-                self._time = self._panel.time.value
+                self._time = self._panel.read().time
                 self._playback.start(self._time, self._clock())
             self._panel.show_playing(self._playback.playing)
         self._touch()
@@ -221,9 +221,9 @@ class Session:
             if now is not None:
                 if self._playback.playing:
                     self._follow_slider(settings.time, now)  # viser reports a move only after it has set the value
-                    time = self._playback.at(now, seconds=max(settings.seconds, 0.1), loop=settings.loop)
+                    time = self._playback.at(now, seconds=settings.seconds, loop=settings.loop)
                     settings = dataclasses.replace(settings, time=round(time, 3))
-                    self._panel.time.value = settings.time
+                    self._panel.show_time(settings.time)
                     self._panel.show_playing(self._playback.playing)
                 self._time = settings.time
         return settings, self._camera(settings)

@@ -62,6 +62,8 @@ class ViewSource(Protocol):
         num_layers: Number of style layers.
         num_classes: Number of classes, or of other labels to choose from; 0 without labels.
         has_background: True if the generator has a background.
+        has_motion: True if the generator has motion codes.
+        has_time: True if time changes the frames, with motion codes or without.
     """
 
     prior: CameraPrior
@@ -70,6 +72,8 @@ class ViewSource(Protocol):
     num_layers: int
     num_classes: int
     has_background: bool
+    has_motion: bool
+    has_time: bool
 
     def render(self, request: ViewRequest) -> RenderedFrames:
         """One video of one frame, on the CPU."""

@@ -38,6 +38,7 @@ class GeneratorViews:
         self.num_layers = generator.num_ws
         self.num_classes = known_labels(generator) if generator.c_dim else 0
         self.has_background = generator.background is not None
+        self.has_motion, self.has_time = generator.motion is not None, generator.has_time
         self._generator = generator
         self._device = next(generator.parameters()).device
         self._renderers: OrderedDict[LatentSelection, FrameRenderer] = OrderedDict()

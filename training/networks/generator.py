@@ -177,6 +177,11 @@ class Generator(nn.Module):
         self.activation_checkpointing = False
         self.mapping = MappingNetwork(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **mapping)
 
+    @property
+    def has_time(self) -> bool:
+        """False if nothing but the camera changes the frames of a video."""
+        return self.motion is not None or getattr(self.foreground, "time_input", None) != "none"
+
     def synthesize(
         self,
         ws: torch.Tensor,

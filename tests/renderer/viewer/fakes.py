@@ -13,6 +13,7 @@ class Handle:
     def __init__(self, label, value=None, options=(), **others):
         self.label, self.value, self.options, self.content = label, value, list(options), ""
         self.visible = others.get("visible", True)
+        self.min, self.max = others.get("min"), others.get("max")
         self._callbacks = []
 
     def on_update(self, callback):
@@ -34,7 +35,7 @@ class Gui:
     """Controls by their labels."""
 
     def __init__(self):
-        self.handles = {}
+        self.handles, self.hidden_folders = {}, []
 
     def __getitem__(self, label):
         return self.handles[label]
@@ -49,7 +50,8 @@ class Gui:
     def add_dropdown(self, label, options, *, initial_value=None):
         return self._add(label, options[0] if initial_value is None else initial_value, options=options)
 
-    def add_folder(self, label, **others):
+    def add_folder(self, label, *, visible=True, **others):
+        self.hidden_folders += [] if visible else [label]
         return contextlib.nullcontext()
 
 
@@ -131,7 +133,8 @@ class Queue:
 class Source:
     """Renders grey images whose level is the time, and records the requests."""
 
-    depth_range, widths, num_layers, num_classes, has_background = (0.9, 1.1), (8, 16, 32), 6, 0, True
+    depth_range, widths, num_layers, num_classes = (0.9, 1.1), (8, 16, 32), 6, 0
+    has_background = has_motion = has_time = True
 
     def __init__(self, prior, queue, *, seconds=0.02):
         self.prior, self.requests, self.seconds = prior, [], seconds

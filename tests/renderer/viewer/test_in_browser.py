@@ -70,6 +70,9 @@ def test_the_page_loads_offline_and_shows_the_full_picture(window):
     assert window.shows(expected_picture(camera(), LatentSelection(seed=2**32 - 1))), (
         "what is out of range is held within"
     )
+    window.field("Field of view").press_sequentially("300")  # and is sent before the field is left
+    window.page.wait_for_timeout(1000)
+    assert window.page.locator(".mantine-Notification-root").count() == 0
 
 
 def test_controls_change_the_picture(window, server):

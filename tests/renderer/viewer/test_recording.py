@@ -61,3 +61,13 @@ def test_a_recording_ends_when_it_is_full():
     path = record((0.0, 0.0, 0.0), (recording.MAX_SECONDS, 0.0, 0.0))
     assert not path.add(PathCamera(0.0, 1.5, 1.0, 18.0, 0.0), recording.MAX_SECONDS + 1)
     assert len(path) == 2 and path.seconds == recording.MAX_SECONDS
+
+
+def test_a_camera_at_rest_holds_to_the_end_of_a_full_recording():
+    for stop in (CameraRecording.end, lambda path, stamp: path.add(PathCamera(0.7, 1.5, 1.0, 18.0, 0.0), stamp)):
+        path = record((10.0, 0.0, 0.0))
+        path.add(PathCamera(0.5, 1.5, 1.0, 18.0, 0.0), 15.0, at_rest=True)
+        for stamp in (710.0, 720.0):
+            assert not stop(path, stamp)
+        assert path.seconds == 600 and len(path) == 3
+        assert [camera.yaw for camera in path.frames(0.1)] == [0.0] + [0.5] * 60

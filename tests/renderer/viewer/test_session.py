@@ -244,6 +244,65 @@ def test_codes_are_what_the_controls_say(stage):
     assert (stage.source.requests[-1].latents.style_seed, stage.source.requests[-1].latents.style_layers) == (8, (2, 4))
 
 
+LATENTS = {
+    "Content seed": ("seed", 0, 2**32 - 1), "Second content": ("other_seed", 0, 2**32 - 1),
+    "Content mix": ("content_mix", 0.0, 1.0), "Motion seed": ("motion_seed", 0, 2**32 - 1),
+    "Second motion": ("other_motion_seed", 0, 2**32 - 1), "Motion mix": ("motion_mix", 0.0, 1.0),
+    "Truncation": ("truncation_psi", 0.0, 1.5), "Style seed": ("style_seed", 0, 2**32 - 1),
+    "In layers": ("style_layers", (0, 0), (5, 5)), "Class": ("class_idx", 0, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_number_that_is_typed_beyond_its_range_is_held_within(stage, monkeypatch, end):
+    """Browsers send what is typed at once, and limit it when the field is left."""
+    monkeypatch.setattr(Source, "num_classes", 3)
+    stage = Stage()
+    stage.settle()
+    stage.gui["Mix styles"].set(True)
+    stage.gui["Play"].click()
+    beyond = (-1e9, 1e15)[end]
+    for label, (name, *bounds) in LATENTS.items():
+        stage.gui[label].set((beyond, beyond) if label == "In layers" else beyond)
+        stage.queue.run(0.2)
+        assert getattr(stage.source.requests[-1].latents, name) == bounds[end], label
+    stage.gui["Field of view"].set(beyond)
+    stage.queue.run(0.2)
+    assert stage.source.requests[-1].camera.fov == (9.0, 36.0)[end]
+    for label in ("Seconds", "Frames/s moving"):
+        stage.gui[label].set(beyond)
+    stage.source.requests.clear()
+    stage.queue.run(2.0)
+    assert len(stage.source.requests) == pytest.approx((2, 60)[end], rel=0.2)
+    assert stage.gui["Play"].label == "Stop" and stage.client.notes == []
+    stage.gui["Play"].click()
+    stage.gui["Time"].set(beyond)
+    stage.queue.run(0.1)
+    assert stage.source.requests[-1].camera.time == end and stage.client.notes == []
+
+
+def test_the_largest_numbers_limit_the_length_of_a_video(stage, monkeypatch):
+    made = []
+    monkeypatch.setattr(saving, "VideoMaking", lambda cameras, *_: made.append(len(cameras)) or 1 / 0)
+    for label in ("Seconds", "Frames/s of videos"):
+        stage.gui[label].value = 1e9
+    stage.gui["Save a video"].click()
+    stage.queue.run()
+    assert made == [3600], "a minute of 60 frames per second"
+
+
+@pytest.mark.parametrize(("moves", "time"), [(True, True), (False, True), (False, False)])
+def test_controls_of_a_model_without_motion_are_left_out(monkeypatch, moves, time):
+    monkeypatch.setattr(Source, "has_motion", moves)
+    monkeypatch.setattr(Source, "has_time", time)
+    gui = Stage().gui
+    hidden = [label for label, handle in gui.handles.items() if not handle.visible]
+    assert hidden == ["Follow the newest", *([] if moves else ["Motion seed"]), "Class"] + (
+        [] if moves else ["Second motion", "Motion mix"]
+    )
+    assert gui.hidden_folders == ([] if time else ["Time"])
+
+
 def test_a_recorded_path_is_saved_and_filmed(stage, tmp_path):
     stage.gui["Record the camera"].click()
     for i in range(11):

@@ -38,6 +38,20 @@ def test_what_the_source_says_about_itself(views):
     assert views.num_layers == build_generator(SMALL).num_ws
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (True, True)),
+        ({"motion": None}, (False, False)),
+        ({"motion": None, "time_input": "raw"}, (False, True)),
+        ({"motion": None, "time_input": "raw", "static": "equal"}, (False, True)),
+    ],
+)
+def test_a_generator_without_motion_says_so(changes, expected):
+    views = GeneratorViews(build_generator(dataclasses.replace(SMALL, **changes)))
+    assert (views.has_motion, views.has_time) == expected
+
+
 def test_a_view_is_what_the_render_command_shows_for_these_seeds(views, generator):
     codes = latents(3, 5)
     with torch.no_grad():
