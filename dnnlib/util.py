@@ -353,10 +353,9 @@ def listening_port(host: str, port: int) -> int:
             probe.bind(address)
             probe.listen()
             return probe.getsockname()[1]
-    except OSError as error:
-        raise UserError(
-            f"Cannot listen on {host}, port {port}: {error.strerror}; choose another --port or --host."
-        ) from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is empty or too long
+        reason = error.strerror if isinstance(error, OSError) else "it is not a host name"
+        raise UserError(f"Cannot listen on {host}, port {port}: {reason}; choose another --port or --host.") from error
 
 
 # ----------------------------------------------------------------------------------------------------------------------

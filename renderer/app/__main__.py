@@ -75,6 +75,8 @@ def open_page(network_pkl: str, *, class_idx: int | list[float] | None, device: 
             write_video=write_video,
             yaw=yaw,
             pitch=pitch,
+            has_motion=G.network.motion is not None,
+            has_time=G.network.has_time,
             folder=folder,
         )
 

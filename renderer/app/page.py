@@ -27,12 +27,21 @@ WriteVideo = Callable[[str, int, int, float, str, int], None]
 
 
 def build_page(
-    *, title: str, render_frame: RenderFrame, write_video: WriteVideo, yaw: float, pitch: float, folder: str
+    *,
+    title: str,
+    render_frame: RenderFrame,
+    write_video: WriteVideo,
+    yaw: float,
+    pitch: float,
+    has_motion: bool,
+    has_time: bool,
+    folder: str,
 ) -> Any:
     """The page, a `gradio.Blocks`.
 
     Args:
         yaw, pitch: Largest angles from the frontal view, in radians.
+        has_motion, has_time: Whether motion seeds and times change the frames; otherwise they are left out.
         folder: Folder for the videos.
 
     Raises:
@@ -56,13 +65,15 @@ def build_page(
         gradio.Markdown(f"## {title}")
         with gradio.Row():
             with gradio.Column():
-                seed = gradio.Number(3, label="Seed", precision=0, minimum=0)
-                motion = gradio.Number(3, label="Motion seed", precision=0, minimum=0)
+                # Without bounds, since Gradio prints a traceback for a number beyond them; `_call` shows the error.
+                seed = gradio.Number(3, label="Seed", precision=0)
+                motion = gradio.Number(3, label="Motion seed", precision=0, visible=has_motion)
                 psi = gradio.Slider(0, 1, value=1, label="Truncation")
-                time = gradio.Slider(0, 1, value=0.5, label="Time")
+                time = gradio.Slider(0, 1, value=0.5, label="Time", visible=has_time)
                 turn = gradio.Slider(-yaw, yaw, value=0, step=0.01, label="Yaw")
                 tilt = gradio.Slider(-pitch, pitch, value=0, step=0.01, label="Pitch")
             shown = gradio.Image(label="Frame", interactive=False, format="png")
+            shown.buttons = ["download", "fullscreen"]  # not Gradio 6's button that uploads; Gradio 5 has none here
         with gradio.Row():
             with gradio.Column():
                 program = gradio.Dropdown(list(FORWARD_PROGRAMS), value=DEFAULT_PROGRAM, label="Camera path")
@@ -84,13 +95,18 @@ def launch_page(page: Any, *, host: str, port: int) -> str:
         UserError: The address cannot be used or reached.
     """
     port = listening_port(host, port)
+    name = f"[{host}]" if ":" in host else host  # IPv6, as Gradio wants it
     try:
         _, address, _ = page.queue(default_concurrency_limit=1).launch(
-            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False
+            server_name=name, server_port=port, prevent_thread_lock=True, quiet=True, share=False
         )
-    except (OSError, ValueError) as error:  # the port was taken in the meantime, or a proxy intercepts requests
-        raise UserError(f"Cannot serve the page on port {port} of {host}: {one_line(error)}") from error
-    return address
+    # The port was taken in the meantime, or a proxy intercepts Gradio's request to its page: errors of any class.
+    except Exception as error:
+        raise UserError(
+            f"Cannot serve the page on port {port} of {host}: {one_line(error)} "
+            f"(if an HTTP proxy is set, set NO_PROXY=localhost,{host} as well)."
+        ) from error
+    return address.replace("[::]", "[::1]")  # browsers open no wildcard
 
 
 def temporary_videos() -> tempfile.TemporaryDirectory:
@@ -101,11 +117,11 @@ def temporary_videos() -> tempfile.TemporaryDirectory:
 def _call(gradio: Any, function: Callable, *values: Any) -> Any:
     """The function's result; a user error is shown on the page."""
     if None in values:
-        raise gradio.Error("A number is missing.")
+        raise gradio.Error("A number is missing.", print_exception=False)
     try:
         return function(*values)
     except ValueError as error:
-        raise gradio.Error(str(error)) from error
+        raise gradio.Error(str(error), print_exception=False) from error
 
 
 def _gradio() -> Any:

@@ -31,7 +31,8 @@ def main(network_pkl: str, host: str, port: int, device: str | None) -> None:
     server = start(network_pkl, host=host, port=port, device=device)
     with contextlib.suppress(KeyboardInterrupt):  # the normal way to end
         try:
-            shown = "localhost" if host in (LOCAL, "0.0.0.0") else host
+            shown = {LOCAL: "localhost", "0.0.0.0": "localhost", "::": "::1"}.get(host, host)
+            shown = f"[{shown}]" if ":" in shown else shown  # IPv6
             click.echo(f"Open http://{shown}:{server.port} (Ctrl-C ends it).")
             server.wait()
         finally:

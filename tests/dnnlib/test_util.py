@@ -438,6 +438,12 @@ def test_a_port_to_listen_on():
         taken = server.getsockname()[1]
         with pytest.raises(dnnlib.UserError, match=f"^Cannot listen on 127.0.0.1, port {taken}: Address already"):
             dnnlib.listening_port("127.0.0.1", taken)
+    for host in ("a..b", "a" * 64):
+        with pytest.raises(dnnlib.UserError) as caught:
+            dnnlib.listening_port(host, 0)
+        assert str(caught.value) == (
+            f"Cannot listen on {host}, port 0: it is not a host name; choose another --port or --host."
+        )
 
 
 def test_pipes_are_not_replaced_by_files(tmp_path):

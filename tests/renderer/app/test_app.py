@@ -48,6 +48,8 @@ def test_the_page_shows_frames_and_videos(run_folder, address, tmp_path):
         shown = page.locator('img[src*="gradio_api"]')
         shown.wait_for(timeout=60_000)
         first = shown.get_attribute("src")
+        buttons = [button.get_attribute("aria-label") for button in page.get_by_role("button").all()]
+        assert "Download" in buttons and "Share" not in buttons
         picture = np.asarray(Image.open(fetched(shown, "first.png")).convert("RGB"))
         assert np.array_equal(picture[4::8, 4::8], G.frame(seed=3, motion_seed=3, t=0.5).permute(1, 2, 0).numpy())
 
@@ -83,7 +85,7 @@ def handlers(tmp_path):
 
     page = build_page(
         title="t", render_frame=lambda *values: calls.append(values), write_video=write_video, yaw=1, pitch=1,
-        folder=str(folder),
+        has_motion=True, has_time=True, folder=str(folder),
     )  # fmt: skip
     return {function.api_name: function.fn for function in page.fns.values()}, calls, folder
 
@@ -102,6 +104,30 @@ def test_a_number_that_is_missing_is_said_on_the_page(handlers):
     assert calls == [(3, 3, 1.0, "front", 13), (4, 3, 1.0, 0.5, 0.0, 0.0)]
 
 
+def test_mistakes_print_no_traceback(handlers):
+    """Gradio prints those of other errors, and of its own for numbers beyond the bounds of a control."""
+    import gradio
+
+    functions, _, _ = handlers
+    for values in ((None, 3, 1.0, "front", 2), (3, 3, 1.0, "front", 13)):
+        with pytest.raises(gradio.Error) as caught:
+            functions["video"](*values)
+        assert caught.value.print_exception is False
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_the_page_offers_what_has_an_effect(tmp_path, moves):
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    from renderer.app.page import build_page
+
+    page = build_page(
+        title="t", render_frame=None, write_video=None, yaw=1, pitch=1, has_motion=moves, has_time=moves,
+        folder=str(tmp_path),
+    )  # fmt: skip
+    hidden = [block.label for block in page.blocks.values() if not block.visible]
+    assert hidden == ([] if moves else ["Motion seed", "Time"])
+
+
 def test_one_video_is_kept(handlers):
     functions, _, folder = handlers
     paths = [Path(functions["video"](3, 3, 1.0, "front", frames)) for frames in (1.0, 2.0)]
@@ -113,6 +139,32 @@ def test_an_address_that_cannot_be_used_is_one_line():
 
     with pytest.raises(UserError, match="^Cannot listen on no.such.host.invalid, port 7860: .*choose another"):
         launch_page(None, host="no.such.host.invalid", port=7860)
+
+
+@pytest.mark.parametrize("kind", [Exception, OSError, ValueError])
+def test_a_page_that_gradio_cannot_reach_is_one_line(monkeypatch, kind):
+    """Behind a proxy, Gradio raises errors of many classes."""
+    from renderer.app import page
+
+    class Page:
+        def queue(self, **_):
+            return self
+
+        def launch(self, **options):
+            names.append(options["server_name"])
+            raise kind("Couldn't start the app:\n503")
+
+    names = []
+    monkeypatch.setattr(page, "listening_port", lambda host, port: port)
+    for host in ("127.0.0.1", "::1"):
+        with pytest.raises(UserError) as caught:
+            page.launch_page(Page(), host=host, port=7860)
+        assert str(caught.value) == (
+            f"Cannot serve the page on port 7860 of {host}: Couldn't start the app: 503 "
+            f"(if an HTTP proxy is set, set NO_PROXY=localhost,{host} as well)."
+        )
+        assert isinstance(caught.value.__cause__, kind)
+    assert names == ["127.0.0.1", "[::1]"], "Gradio wants IPv6 in brackets"
 
 
 def test_without_gradio_one_line_says_what_to_install(run_folder, monkeypatch):

@@ -82,6 +82,8 @@ def test_an_address_of_another_machine(checkpoints):
         ViewerServer(checkpoints, host="192.0.2.1", port=8080)
     with pytest.raises(UserError, match="Cannot listen on no.such.host.invalid"):
         ViewerServer(checkpoints, host="no.such.host.invalid", port=8080)
+    with pytest.raises(UserError, match="^Cannot listen on a..b, port 8080: it is not a host name; choose another"):
+        ViewerServer(checkpoints, host="a..b", port=8080)
 
 
 def test_without_viser_one_line_says_what_to_install(checkpoints, monkeypatch):
@@ -110,6 +112,23 @@ def test_the_command_says_where_and_ends_with_ctrl_c(tmp_path):
         process.kill()
         process.stdout.close()
         process.wait()
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("127.0.0.1", "localhost"),
+        ("0.0.0.0", "localhost"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("::1", "[::1]"),
+        ("::", "[::1]"),  # localhost may be an IPv4 address, which such a server does not listen on
+    ],
+)
+def test_the_address_that_is_printed_can_be_opened(tmp_path, monkeypatch, host, shown):
+    server = types.SimpleNamespace(port=46875, wait=lambda: None, stop=lambda: None)
+    monkeypatch.setattr("renderer.viewer.__main__.start", lambda *_, **options: server)
+    result = click.testing.CliRunner().invoke(main, ["--network_pkl", str(tmp_path), "--host", host])
+    assert result.output == f"Open http://{shown}:46875 (Ctrl-C ends it).\n" and result.exit_code == 0
 
 
 def test_the_command_tells_a_broken_checkpoint_in_one_line(tmp_path):
