@@ -43,7 +43,7 @@ MAX_IMAGE_SIDE = 1024
 MAX_IMAGE_FILE = 64_000_000  # bytes; larger files are not previews
 MAX_VIDEO = 4_000_000  # bytes; larger videos are listed by name
 WARNINGS = 40  # lines
-METRIC_ROWS = 12  # the latest of each metric
+METRIC_ROWS = 12  # the latest of each metric; the best one is listed in any case
 
 GEOMETRY = {  # name: (unit, meaning), as in training.monitoring.geometry_monitor
     "surface": ("share of pixels", "pixels that show the foreground"),
@@ -170,7 +170,10 @@ def _metrics(found: dict[str, list[dict[str, Any]]]) -> str:
         if len(rows) > 1 and all(map(math.isfinite, places)):
             line = sorted(zip(places, values))  # snapshots are measured in any order
             charts.append(_chart(name, [Curve.of(name, *zip(*line, strict=True))]))
-        for row, value, place in list(zip(rows, values, places))[-METRIC_ROWS:]:
+        listed = list(zip(rows, values, places))
+        latest = listed[-METRIC_ROWS:]
+        older = [] if best in values[-METRIC_ROWS:] else [entry for entry in listed if entry[1] == best][-1:]
+        for row, value, place in older + latest:
             bounds = row.get("interval")
             bounds = [number(bound) for bound in bounds] if isinstance(bounds, list) and len(bounds) == 2 else []
             cells = [

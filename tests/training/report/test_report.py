@@ -119,6 +119,24 @@ def test_everything_is_on_the_page_and_nothing_is_asked_for_elsewhere(run):
     assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.found}
 
 
+def test_the_best_snapshot_is_listed_however_old_it_is(run):
+    def values(measured, higher):
+        rows = [
+            {"metric": "m", "value": v, "cur_nimg": 1000 * i, "higher_is_better": higher}
+            for i, v in enumerate(measured)
+        ]
+        (run / "metric-m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = re.findall(r"<tr><td>m</td><td>(.*?)</td><td>(.*?)</td>", write_report(run).read_text())
+        return [" ".join(cells) for cells in found]
+
+    measured = [50, 30, 9, *range(20, 33)]
+    latest = [f"{i} {v}" for i, v in enumerate(measured)][-12:]
+    assert values(measured, False) == ["2 9 (best)", *latest]
+    assert values(measured, True) == ["0 50 (best)", *latest]
+    assert values([9, 9, *measured[2:-1], 9], False)[-1] == "15 9 (best)"
+    assert values(measured, None) == latest
+
+
 def test_runs_say_how_long_they_will_take_and_old_ones_do_not(run):
     def tiles():
         write_report(run)
