@@ -3,6 +3,7 @@
 It sees no network: frames and videos come from callables.
 """
 
+import functools
 import os
 import secrets
 import tempfile
@@ -81,6 +82,8 @@ def build_page(
                 button = gradio.Button("Render the video", variant="primary")
             clip = gradio.Video(label="Video", interactive=False, autoplay=True, loop=True)
         controls = [seed, motion, psi, time, turn, tilt]
+        for slider in (psi, time, turn, tilt, frames):
+            slider.preprocess = functools.partial(_within, slider)
         for control in controls:
             control.change(frame, controls, shown, show_progress="hidden", trigger_mode="always_last")
         page.load(frame, controls, shown, show_progress="hidden")
@@ -112,6 +115,11 @@ def launch_page(page: Any, *, host: str, port: int) -> str:
 def temporary_videos() -> tempfile.TemporaryDirectory:
     """A folder for videos until the page is closed."""
     return tempfile.TemporaryDirectory(prefix="video-3d-gan-", dir=temporary_folder())
+
+
+def _within(slider: Any, value: float | None) -> float | None:
+    """The number of a slider: browsers send it while it is typed, and limit it later (Gradio prints a traceback)."""
+    return None if value is None else min(slider.maximum, max(slider.minimum, value))
 
 
 def _call(gradio: Any, function: Callable, *values: Any) -> Any:

@@ -116,7 +116,7 @@ def test_mistakes_print_no_traceback(handlers):
 
 
 @pytest.mark.parametrize("moves", [True, False])
-def test_the_page_offers_what_has_an_effect(tmp_path, moves):
+def test_the_page_offers_what_has_an_effect_within_its_range(tmp_path, moves):
     pytest.importorskip("gradio", reason="the extra `app` is not installed")
     from renderer.app.page import build_page
 
@@ -126,6 +126,12 @@ def test_the_page_offers_what_has_an_effect(tmp_path, moves):
     )  # fmt: skip
     hidden = [block.label for block in page.blocks.values() if not block.visible]
     assert hidden == ([] if moves else ["Motion seed", "Time"])
+    sliders = {block.label: block for block in page.blocks.values() if block.get_block_name() == "slider"}
+    ends = {label: [slider.preprocess(value) for value in (-1e9, None, 1e9)] for label, slider in sliders.items()}
+    assert ends == {
+        "Truncation": [0, None, 1], "Time": [0, None, 1], "Yaw": [-1, None, 1], "Pitch": [-1, None, 1],
+        "Frames": [1, None, 128],
+    }, "what is typed beyond the ends is held within"  # fmt: skip
 
 
 def test_one_video_is_kept(handlers):

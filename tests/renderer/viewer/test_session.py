@@ -285,7 +285,7 @@ def test_the_largest_numbers_limit_the_length_of_a_video(stage, monkeypatch):
     made = []
     monkeypatch.setattr(saving, "VideoMaking", lambda cameras, *_: made.append(len(cameras)) or 1 / 0)
     for label in ("Seconds", "Frames/s of videos"):
-        stage.gui[label].value = 1e9
+        stage.gui[label].value = 100.0
     stage.gui["Save a video"].click()
     stage.queue.run()
     assert made == [3600], "a minute of 60 frames per second"
