@@ -228,8 +228,8 @@ def parallel_map(
             yield from pool.map(_call, itertools.repeat(function), tasks)
         except BrokenProcessPool as error:
             raise UserError(
-                "A worker process has ended unexpectedly (is the memory full?): repeat the command, with fewer workers "
-                "if it takes --workers."
+                "A worker process has ended unexpectedly. Its error may be above, or the memory is full: then repeat "
+                "the command, with fewer workers if it takes --workers."
             ) from error
         except BaseException:
             for process in set(multiprocessing.active_children()) - before:

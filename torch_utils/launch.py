@@ -188,7 +188,7 @@ def _raise(failed: Sequence[BaseProcess], folder: Path, asked: Sequence[int]) ->
             raise UserError(f"{process.name} of the training was ended by {signal.Signals(number).name}{hint}.")
     for report in reports:
         raise UserError(report["text"])
-    raise UserError(f"{failed[0].name} of the training ended with exit code {failed[0].exitcode}.")
+    raise UserError(f"{failed[0].name} of the training ended with exit code {failed[0].exitcode}; its error is above.")
 
 
 def _worker(

@@ -77,7 +77,8 @@ def train(
         advice = (
             f"A pass takes spec.microbatch={spec['microbatch']} videos: lower it, here or with resume_run=, and in a "
             f"new run spec.mbstd={spec['mbstd']} too, which is the smallest pass; or use more gpus=. If memory is full "
-            "only when previews are made, lower previews.images and previews.videos."
+            "only when previews are made, lower previews.images and previews.videos; if metrics fill it, leave them to "
+            "python -m metrics --batch-size."
         )
         stack.enter_context(explain_out_of_memory(advice))
         custom_ops.build_missing(device.type, print if distributed.is_main() else lambda line: None)

@@ -96,16 +96,13 @@ class LogFile:
             self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
         self._stdout = sys.stdout
         sys.stdout = self
-        # Python prints warnings only while there is no handler: what it would print with is then one as well.
-        self._handlers = [_Noting(self), *([] if logging.root.handlers else [logging.lastResort])]
-        for handler in self._handlers:
-            logging.root.addHandler(handler)
+        self._handler = _Noting(self)
+        logging.root.addHandler(self._handler)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         sys.stdout = self._stdout
-        for handler in self._handlers:
-            logging.root.removeHandler(handler)
+        logging.root.removeHandler(self._handler)
         if error is not None:
             with contextlib.suppress(OSError):
                 self._file.write("".join(traceback.format_exception(kind, error, trace)))
@@ -132,14 +129,22 @@ class LogFile:
 
 
 class _Noting(logging.Handler):
-    """Handler that writes warnings to a log file."""
+    """Handler that writes warnings to a log file, and lets Python print those that no other handler takes."""
 
     def __init__(self, log: LogFile):
         super().__init__(logging.WARNING)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.note(self.format(record))
+        try:
+            self._log.note(self.format(record))
+        except Exception:  # arguments that do not fit the message: reported on stderr, as Python's own handlers do
+            self.handleError(record)
+        logger, last = logging.getLogger(record.name), logging.lastResort
+        while logger is not None and logger.handlers in ([], [self]):
+            logger = logger.parent if logger.propagate else None
+        if logger is None and last is not None and record.levelno >= last.level:
+            last.handle(record)
 
 
 class RunLogger:

@@ -139,16 +139,29 @@ def test_the_log_file_has_what_is_printed_and_the_error(tmp_path, capsys):
     assert path.read_text().endswith("ValueError: it broke\n") and "Traceback" in path.read_text()
 
 
-@pytest.mark.parametrize("handled", [False, True])
-def test_the_log_file_has_logged_warnings(tmp_path, capsys, monkeypatch, handled):
-    """They are on the terminal once, also where the calling program prints them itself."""
-    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler(sys.stderr)] if handled else [])
+@pytest.mark.parametrize("by", [None, "", "torch_utils", "torch_utils.custom_ops"])
+def test_the_log_file_has_logged_warnings(tmp_path, capsys, monkeypatch, by):
+    """They are on the terminal once, also where a logger of the calling program prints them itself."""
+    for name in ("", "torch_utils", "torch_utils.custom_ops"):
+        handlers = [logging.StreamHandler(sys.stderr)] if name == by else []
+        monkeypatch.setattr(logging.getLogger(name), "handlers", handlers)
     with LogFile(tmp_path / "log.txt"):
         logging.getLogger("torch_utils.custom_ops").warning("Native operators are %s", "not available")
         logging.getLogger("torch_utils.custom_ops").info("unimportant")
     logging.getLogger("torch_utils.custom_ops").warning("after the run")
     assert (tmp_path / "log.txt").read_text() == "Native operators are not available\n"
     assert capsys.readouterr().err == "Native operators are not available\nafter the run\n"
+
+
+def test_what_other_libraries_log_does_not_stop_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with LogFile(tmp_path / "log.txt"):
+        logging.getLogger("another").warning("%d frames", "many")
+        monkeypatch.setattr(logging, "lastResort", None)  # as documented: nothing is printed
+        logging.getLogger("another").warning("unseen")
+    assert (tmp_path / "log.txt").read_text() == "unseen\n"
+    said = capsys.readouterr().err
+    assert "--- Logging error ---" in said and "unseen" not in said
 
 
 def test_names_that_are_no_text(tmp_path, monkeypatch):
