@@ -59,19 +59,21 @@ class FrameFolder:
 
 
 def remove_earlier_steps(folder: str | os.PathLike, stem: str, *, written: Collection[str]) -> None:
-    """Remove steps that an earlier call has left among those of this one: <stem>_0000.ply, …, or all in <stem>.glb.
+    """Remove steps that an earlier and longer call has left among those of this one: <stem>_0002.ply, ….
 
     Args:
         folder: The folder of the files.
         stem: Beginning of their names.
-        written: Names of this call's files; those with other suffixes are left alone.
+        written: Names of this call's files. Steps with other suffixes, and files that hold all steps (<stem>.glb), are
+            left alone.
 
     Raises:
         UserError: One cannot be removed.
     """
-    suffixes = {os.path.splitext(name)[1] for name in written}
+    step = re.compile(re.escape(stem) + r"_\d{4,}(\.\w+)")
+    suffixes = {match[1] for match in map(step.fullmatch, written) if match}
     with explain_file_trouble(folder):
         for name in os.listdir(folder):
-            base, suffix = os.path.splitext(name)
-            if name not in written and suffix in suffixes and re.fullmatch(re.escape(stem) + r"(_\d{4,})?", base):
+            match = step.fullmatch(name)
+            if match and match[1] in suffixes and name not in written:
                 os.unlink(os.path.join(folder, name))

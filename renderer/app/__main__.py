@@ -64,7 +64,7 @@ def open_page(network_pkl: str, *, class_idx: int | list[float] | None, device: 
         return enlarged(pixels).permute(1, 2, 0).numpy()
 
     def write_video(path, seed, motion_seed, psi, program, frames):
-        video = G.video(seed, motion_seed, program=program, frames=frames, truncation_psi=psi, class_idx=class_idx)
+        video = G.video(seed, motion_seed, program=program, frames=int(frames), truncation_psi=psi, class_idx=class_idx)
         save_video(path, enlarged(video))
 
     yaw, pitch = (round((high - low) / 2, 2) or 0.5 for low, high in (G.camera_prior.yaw, G.camera_prior.pitch))

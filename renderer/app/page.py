@@ -58,7 +58,7 @@ def build_page(
         for earlier in Path(folder).iterdir():
             earlier.unlink()
         path = os.path.join(folder, f"{secrets.token_hex(8)}.mp4")
-        _call(gradio, write_video, path, seed, motion, psi, program, int(frames))
+        _call(gradio, write_video, path, seed, motion, psi, program, frames)
         return path
 
     # No usage statistics are sent anywhere.

@@ -41,8 +41,10 @@ def test_a_link_leads_to_its_folder(tmp_path):
 
 
 def test_steps_of_an_earlier_call_are_removed(tmp_path):
-    other = ["x_0000.png", "x_0001.txt", "x_01.ply", "x_y_0002.ply", "y_0002.ply", "x_0002_0002.ply", "x.json"]
-    for name in ("x_0000.ply", "x_0001.ply", "x_0002.ply", "x_10000.ply", "x.ply", *other):
+    other = ["x.ply", "x_0000.png", "x_0001.txt", "x_01.ply", "x_y_0002.ply", "y_0002.ply", "x_0002_0002.ply", "x.json"]
+    for name in ("x_0000.ply", "x_0001.ply", "x_0002.ply", "x_10000.ply", *other):
         (tmp_path / name).touch()
     remove_earlier_steps(tmp_path, "x", written=["x_0000.ply", "x_0001.ply"])
+    assert sorted(os.listdir(tmp_path)) == sorted(["x_0000.ply", "x_0001.ply", *other])
+    remove_earlier_steps(tmp_path, "x", written=["x.ply"])  # all steps in one file
     assert sorted(os.listdir(tmp_path)) == sorted(["x_0000.ply", "x_0001.ply", *other])

@@ -32,6 +32,7 @@ STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\
 COLOURS = re.compile(r"(?P<matrix>[\w-]+)/(?P<primaries>[\w-]+)/(?P<transfer>[\w-]+)")
 INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first")
 FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) fps\b")
+SAME_RATE = 0.01  # relative difference of a rate that time stamps confirm
 # Pixel formats with alpha, and RGB formats: the frames of a stream of PNGs, for instance, may differ in it.
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
 # Drawings of characters: ffmpeg takes any list.txt for one.
@@ -239,9 +240,12 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     colours = COLOURS.search(about)
     interlaced = INTERLACED.search(about) is not None
     fps, timing, untimed = _find_timing(path)
-    if timing is None and (fps is None or interlaced) and (rate := FPS.search(line)) is not None:
+    if timing is None and (rate := FPS.search(line)) is not None:
         stated = float(rate[1]) * (1000 if rate[2] else 1)
-        fps = stated if fps is None else min(fps, stated)  # a packet may be a field
+        if fps is None or abs(fps - stated) < SAME_RATE * stated:  # time stamps may be rounded to milliseconds
+            fps = stated
+        elif interlaced:  # a packet may be a field
+            fps = min(fps, stated)
     return VideoInfo(
         fps=fps,
         alpha=decoder is not None or HAS_ALPHA.match(stream["format"]) is not None,

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -36,7 +37,8 @@ __all__ = [
 ]
 
 #: Names of the videos of a grid or sheet: the camera path, then the layout's name.
-SEVERAL = re.compile(rf"({'|'.join((*PROGRAMS, OWN_PATH))}|{PATH_OF_FILE}.+)_(grid|sheet\d*)_.+")
+TRACKS = "|".join((*PROGRAMS, OWN_PATH, f"{PATH_OF_FILE}.+"))
+SEVERAL = re.compile(rf"({TRACKS})_(grid|sheet\d*)_(interpolate-|seed\d|mix\d|codes-)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -302,4 +304,7 @@ def join_names(names: Sequence[str]) -> str:
         joined = matches[0][1] + join_numbers([int(match[2]) for match in matches], digits=4)
     else:
         joined = "+".join(names)
-    return joined if len(joined) <= 80 or len(names) == 1 else f"{names[0]}-to-{names[-1]}-x{len(names)}"
+    if len(joined) <= 80 or len(names) == 1:
+        return joined
+    between = f"{zlib.crc32(joined.encode()):08x}"  # tells lists with the same ends
+    return f"{names[0]}-to-{names[-1]}-x{len(names)}-{between}"

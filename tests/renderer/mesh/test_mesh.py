@@ -207,8 +207,8 @@ def test_steps_of_an_earlier_and_longer_call_are_removed(run):
     steps = [f"{stem}_000{i}.{suffix}" for i in range(2) for suffix in ("glb", "png")]
     assert names == [f"{stem}.json", *steps, *other]
     pictures = [name for name in steps if name.endswith("png")]
-    assert run(*few, "--time_steps", "2", "--sequence") == [f"{stem}.glb", f"{stem}.json", *pictures, *other]
-    assert run(*few, "--times", "0") == [f"{stem}.json", f"{stem}_0000.glb", *pictures, *other]
+    assert run(*few, "--time_steps", "2", "--sequence") == [f"{stem}.glb", f"{stem}.json", *steps, *other]
+    assert run(*few, "--times", "0") == [f"{stem}.glb", f"{stem}.json", f"{stem}_0000.glb", *pictures, *other]
 
 
 def test_videos_and_times_without_a_surface_do_not_keep_the_others_from_being_written(run, monkeypatch):

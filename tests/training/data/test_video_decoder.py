@@ -142,10 +142,15 @@ def test_rates_that_ffmpeg_does_not_state(tmp_path):
         run_ffmpeg(*video, *options, source / name)
     assert {name: probe_video(str(source / name)).fps for name in RATES} == dict.fromkeys(RATES, 25)
     manifest = convert(source, tmp_path / "out")
-    assert [entry["fps"] for entry in manifest["sources"]] == [
-        25
-    ] * 5  # .gxf is no suffix for which folders are searched
+    rates = [entry["fps"] for entry in manifest["sources"]]
+    assert rates == [25] * 5  # .gxf is no suffix for which folders are searched
     assert not any("frames per second" in note for note in notes(manifest))
+
+
+def test_a_rate_that_rounded_time_stamps_confirm(tmp_path):
+    """Those of Matroska are in milliseconds."""
+    run_ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=30000/1001,trim=end_frame=9", tmp_path / "ntsc.mkv")
+    assert probe_video(str(tmp_path / "ntsc.mkv")).fps == 29.97
 
 
 def test_the_rate_of_fields_in_packets_of_their_own(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Grids, loops and pairs of contents and motions."""
 
 import types
+import zlib
 
 import pytest
 import torch
@@ -210,10 +211,12 @@ def test_grids_and_sheets_are_known_by_their_names(known, track):
         for interpolate in (None, "w"):
             for layout in lay_out([content], motions, grid=False, interpolate=interpolate):
                 assert not shows_several(f"rotation_camera_yaw_{layout.name}")
+                assert not shows_several(f"path-side_sheet_2_{layout.name}")
 
 
 def test_names_stay_short():
     assert join_names(["seed0001", "seed0002", "seed0003", "seed0007", "seed12345"]) == "seed0001-0003+0007+12345"
     assert join_names(["seed0001", "mix0001-0002-3"]) == "seed0001+mix0001-0002-3"
-    many = [f"seed{2 * i:04d}" for i in range(100)]
-    assert join_names(many) == "seed0000-to-seed0198-x100"
+    many, numbers = [f"seed{2 * i:04d}" for i in range(100)], "+".join(f"{2 * i:04d}" for i in range(100))
+    assert join_names(many) == f"seed0000-to-seed0198-x100-{zlib.crc32(f'seed{numbers}'.encode()):08x}"
+    assert join_names([many[0], *many[-2:0:-1], many[-1]]) != join_names(many)
