@@ -35,6 +35,8 @@ SHAPELESS = {
 }
 #: Names and flags among the networks' arguments that decide how something is done, not what the weights mean.
 FREE = ("camera.distribution", "channels_last")
+#: Groups or arguments of a generator that decide which views of a scene are seen.
+VIEWS = ("camera.", "rendering.near", "rendering.far", "rendering.background_start")
 RAMP = "model.generator.foreground.density_ramp"
 #: Instead of the value of an argument that a snapshot's network does not have.
 ABSENT = object()
@@ -109,6 +111,7 @@ def check_snapshot(
             "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's average, "
             "unless growing loses what the upsampler has learnt."
         )
+    notes += _views_note(content["generator"]["config"], generator.config, given)
     notes += _augmentation_note(content, options)
     ramp = _group(generator.config, "foreground").get("density_ramp")
     reached = [float(tensor) for name, tensor in states[0].items() if is_density_scale(name)]
@@ -116,6 +119,23 @@ def check_snapshot(
     if is_number(factor) and reached and min(reached) >= factor and any(name.startswith(RAMP) for name in given):
         notes.append(f"{RAMP} has no effect: the snapshot's density has reached a factor of {min(reached):g} already.")
     return notes
+
+
+def _views_note(stored: Mapping[str, Any], own: Mapping[str, Any], given: Collection[str]) -> list[str]:
+    """A note if the snapshot was trained with other cameras or depths, and nobody has asked for those of this run."""
+    differing = [
+        f"{option}={_typed(value)}"
+        for path, value, _ in _differences(stored, own)
+        if ".".join(path).startswith(VIEWS) and value is not ABSENT
+        for option in [".".join(("model", "generator", *path))]
+        if not any(f"{option}.".startswith(f"{name}.") for name in given if name != "model")  # a file of conf/model
+    ]
+    if not differing:
+        return []
+    return [
+        f"resume: the snapshot was trained with {' '.join(differing)}, which is not taken from it: give the same "
+        "options, unless the new data are seen from elsewhere."
+    ]
 
 
 def _augmentation_note(content: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:

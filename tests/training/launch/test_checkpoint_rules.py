@@ -114,6 +114,20 @@ def test_a_ramp_that_the_snapshot_has_behind_it(finished, tmp_path):
     assert make_plan(tmp_path, f"resume={finished}", f"{ramp}.factor=1", f"{ramp}.start=0").notes == [note]
 
 
+def test_cameras_of_the_snapshot_that_are_not_repeated(finished, tmp_path):
+    views = ["model.generator.camera.yaw=[-0.4,0.4]", "model.generator.rendering.far=1.3"]
+    loop = make_loop(tmp_path, *SHORT, *views)
+    loop.run()
+    resume = f"resume={loop.folder}"
+    for words in (views, ["model.generator.camera.yaw=[-0.2,0.2]", "model.generator.rendering.far=1.2"]):
+        assert make_plan(tmp_path, resume, *words).notes == []
+    for words, named in (([], " ".join(views)), (views[:1], views[1])):
+        assert make_plan(tmp_path, resume, *words).notes == [
+            f"resume: the snapshot was trained with {named}, which is not taken from it: give the same options, "
+            "unless the new data are seen from elsewhere."
+        ]
+
+
 def test_an_augmentation_that_begins_anew(finished, tmp_path):
     loop = make_loop(tmp_path, *SHORT, "aug=ada", "p=0.3")
     loop.run()
