@@ -13,6 +13,7 @@ others wait for it within `main_works_alone()`; for long work of any process, al
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -183,6 +184,9 @@ def cleanup() -> None:
     """Leave the group, if there is one."""
     _Groups.patient = _Groups.patient_with_main = _Groups.current = None
     if dist.is_initialized():
+        # PyTorch 2.4 then waits, holding Python's lock, for threads that may need it to release the tensors of the last
+        # collective: a deadlock. They get it here.
+        time.sleep(0.2)
         dist.destroy_process_group()
 
 
