@@ -188,7 +188,8 @@ def _raise(failed: Sequence[BaseProcess], folder: Path, asked: Sequence[int]) ->
             raise UserError(f"{process.name} of the training was ended by {signal.Signals(number).name}{hint}.")
     for report in reports:
         raise UserError(report["text"])
-    raise UserError(f"{failed[0].name} of the training ended with exit code {failed[0].exitcode}; its error is above.")
+    told = "what it has printed may tell why"
+    raise UserError(f"{failed[0].name} of the training ended with exit code {failed[0].exitcode}; {told}.")
 
 
 def _worker(

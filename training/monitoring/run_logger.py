@@ -136,10 +136,8 @@ class _Noting(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
+        with contextlib.suppress(Exception):  # arguments that do not fit the message: the handler that prints says so
             self._log.note(self.format(record))
-        except Exception:  # arguments that do not fit the message: reported on stderr, as Python's own handlers do
-            self.handleError(record)
         logger, last = logging.getLogger(record.name), logging.lastResort
         while logger is not None and logger.handlers in ([], [self]):
             logger = logger.parent if logger.propagate else None
