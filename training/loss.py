@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn.functional import softplus
@@ -29,12 +29,20 @@ from torch_utils.argument_checks import (
 )
 from torch_utils.custom_ops import no_weight_gradients, transformed
 from training.augment.diffaugment import diffaugment, parse_policy
-from training.networks.discriminator import TimeAwareDiscriminators, check_groups, check_pairs, time_plane
+from training.networks.discriminator import (
+    Discriminator,
+    TimeAwareDiscriminators,
+    check_groups,
+    check_pairs,
+    time_plane,
+)
 from training.networks.generator import Generator, SynthesisOutput
 from training.networks.mixed_precision import half_precision
 
 __all__ = ["CAMERA_LABEL", "GanLoss", "VideoBatch", "camera_label", "sample_single_times", "sample_times"]
 
+
+ONE_PASS = 2**15  # pixels of the real frames up to which Dmain takes them together with the generated ones
 
 # Camera conditioning of the discriminators (EG3D, Chan et al. 2022), with `camera_condition=true`.
 #
@@ -346,7 +354,8 @@ class GanLoss:
         self._report(f"signs/{kind}", logits.detach().sign())
 
     # Phases. Each adds its gradients and returns its loss, detached. A loss is a sum of terms, whose gradients are
-    # added one after another: only one discriminator's activations for one kind of frames are kept at a time.
+    # added one after another: only one discriminator's activations for one kind of frames are kept at a time (of small
+    # frames for both kinds).
 
     def _generator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         """Gmain: maximise the logits of generated videos, softplus(-D(G(z))), plus the losses along rays."""
@@ -382,7 +391,7 @@ class GanLoss:
         if not terms:
             frames.backward(fake_frames.grad)
             return loss
-        along_rays = functools.reduce(torch.add, terms)
+        along_rays = _sum(terms)
         torch.autograd.backward([frames, along_rays * gain], [fake_frames.grad, None])
         return loss + along_rays.detach()
 
@@ -418,27 +427,48 @@ class GanLoss:
             fake_frames = self._augmented(fake.image, stream, "fake/")
             real_frames = self._augmented(batch.frames, stream, "real/")
 
-        # softplus(D(fake)) and softplus(-D(real)), for each discriminator.
+        # softplus(D(fake)) and softplus(-D(real)), for each discriminator: both kinds in one pass, or in two.
+        kinds = (
+            ("fake", 1, fake_frames, fake_dt, self.discriminator_label(batch.c, camera_angles(cameras))),
+            ("real", -1, real_frames, batch.dt, self.discriminator_label(batch.c, batch.angles)),
+        )
         terms, video_losses, image_losses = [], [], []
-        for kind, sign, frames, dt, angles in (
-            ("fake", 1, fake_frames, fake_dt, camera_angles(cameras)),
-            ("real", -1, real_frames, batch.dt, batch.angles),
-        ):
-            label = self.discriminator_label(batch.c, angles)
+        for some in [kinds] if self._in_one_pass(batch) else [[kind] for kind in kinds]:
+            names, signs, *inputs = zip(*some)
+            frames, dt, label = (_interleaved(x) for x in inputs)
             logits = self.discriminator.video_logits(frames, time_plane(frames, dt), label)
-            self._report_logits(kind, logits)
-            losses = softplus(sign * logits)
-            video_losses.append(losses.detach())
-            terms.append(_add_gradients(losses.mean(), gain))
-            if self._uses_D_image:
-                losses = softplus(sign * self.discriminator.image_logits(frames, label))
-                image_losses.append(losses.detach())
-                terms.append(_add_gradients(self.image_weight * losses.mean(), gain))
+            by_kind = _separated(logits, len(some))
+            for name, own in zip(names, by_kind):
+                self._report_logits(name, own)
+            losses = [softplus(sign * own) for sign, own in zip(signs, by_kind)]
+            video_losses += [x.detach() for x in losses]
+            terms.append(_add_gradients(_sum([x.mean() for x in losses]), gain))
 
-        self._report("D/loss", torch.add(*video_losses))
+            if self._uses_D_image:
+                logits = self.discriminator.image_logits(frames, label)
+                by_kind = _separated(logits, len(some), each=frames.shape[1])
+                losses = [softplus(sign * own) for sign, own in zip(signs, by_kind)]
+                image_losses += [x.detach() for x in losses]
+                terms.append(_add_gradients(self.image_weight * _sum([x.mean() for x in losses]), gain))
+
+        self._report("D/loss", _sum(video_losses))
         if image_losses:
-            self._report("D/Iloss", torch.add(*image_losses))
-        return functools.reduce(torch.add, terms)
+            self._report("D/Iloss", _sum(image_losses))
+        return _sum(terms)
+
+    def _in_one_pass(self, batch: VideoBatch) -> bool:
+        """True if Dmain passes generated and real frames through the discriminators together.
+
+        For small frames that is faster; for large ones it would double the memory. Results are the same because
+        `_interleaved` keeps groups apart, but only whole ones, and only those of our own discriminators.
+        """
+        parts = [part for part in (self.discriminator.video, self.discriminator.image) if part is not None]
+        return (
+            type_before_parametrizations(self.discriminator) is TimeAwareDiscriminators
+            and all(type_before_parametrizations(part) is Discriminator for part in parts)
+            and all(len(batch) % part.epilogue.mbstd_group == 0 for part in parts)
+            and batch.frames[:, :, 0].numel() <= ONE_PASS
+        )
 
     def _discriminator_regularisation(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         """Dreg: R1 on real videos, γ/2 · E[|∇D(x)|²] (Mescheder et al. 2018).
@@ -469,6 +499,26 @@ class GanLoss:
             penalty = gradient.flatten(0, 1).square().sum(dim=[1, 2, 3])
             loss = loss + _add_gradients(self.image_weight * penalty.mean() * (self.r1_gamma / 2), gain)
         return loss
+
+
+def _sum(terms: Sequence[torch.Tensor]) -> torch.Tensor:
+    return functools.reduce(torch.add, terms)
+
+
+def _interleaved(batches: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One batch [N · B, …] of N batches [B, …], whose samples take turns.
+
+    In this order every group of the minibatch standard deviation consists of samples of one batch, the same as before
+    (`minibatch_std`): sample i of B in group i mod m becomes sample N i + k in group (N i + k) mod (N m).
+    """
+    return batches[0] if len(batches) == 1 else torch.stack(list(batches), dim=1).flatten(0, 1)
+
+
+def _separated(batch: torch.Tensor, count: int, *, each: int = 1) -> list[torch.Tensor]:
+    """The `count` batches [B · each, …] of an interleaved one, with `each` results per sample."""
+    if count == 1:
+        return [batch]
+    return [x.flatten(0, 1) for x in batch.unflatten(0, (-1, count, each)).unbind(1)]
 
 
 def _add_gradients(loss: torch.Tensor, gain: float) -> torch.Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+import training.loss
 from renderer.cameras import CameraPrior
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import build_generator, small_discriminators
@@ -15,7 +16,7 @@ from tests.streams import Recorder, Tape
 from torch_utils.rng import RandomStream
 from training.augment.ada import AdaAugment
 from training.inference.video_discriminators import VideoDiscriminators
-from training.loss import GanLoss, VideoBatch
+from training.loss import ONE_PASS, GanLoss, VideoBatch
 from training.networks.discriminator import TimeAwareDiscriminators
 
 G_REPORTS = {"Loss/scores/fake", "Loss/signs/fake", "Loss/G/loss", "Loss/G/Iloss", "Loss/G/reg_loss"}
@@ -255,12 +256,29 @@ def test_the_distortion_loss(path_weight):
     assert_gradients(generator, 2 * expected, of=again)
 
 
-def test_discriminator_main():
+@pytest.mark.parametrize(
+    "videos, pixels, passes",
+    [
+        (2, ONE_PASS, [4, 8]),  # samples of the video and of the image discriminator
+        (6, ONE_PASS, [12, 24]),  # of three groups and of six
+        (6, 6 * 2 * 16**2 - 1, [6, 12, 6, 12]),
+        (1, ONE_PASS, [1, 2, 1, 2]),  # less than a group
+    ],
+)
+def test_discriminator_main(videos, pixels, passes, monkeypatch):
+    monkeypatch.setattr(training.loss, "ONE_PASS", pixels)
     loss, generator, discriminators, reports = make_loss(diffaugment="", image_weight=0.5)
-    stream, batch = Recorder(0), real_batch()
+    stream, batch, samples = Recorder(0), real_batch(videos), []
+    hooks = [
+        network.register_forward_hook(lambda network, inputs, result: samples.append(len(result)))
+        for network in (discriminators.video, discriminators.image)
+    ]
     loss.accumulate("Dmain", batch=batch, gain=1.0, stream=stream)
+    assert samples == passes
+    for hook in hooks:
+        hook.remove()
     assert all(p.grad is None for p in generator.parameters())
-    _, output, dt = fake_frames(build_generator(SPEC).train(), stream.draws)
+    _, output, dt = fake_frames(build_generator(SPEC).train(), stream.draws, batch=videos)
     fake_video, fake_image = logits(discriminators, output.image.detach(), dt)
     real_video, real_image = logits(discriminators, batch.frames, batch.dt)
     video, image = softplus(fake_video) + softplus(-real_video), softplus(fake_image) + softplus(-real_image)
@@ -268,6 +286,37 @@ def test_discriminator_main():
     assert_near(reports["Loss/D/Iloss"], image)
     assert_near(reports["Loss/signs/real"], real_video.sign())
     assert_gradients(discriminators, video.mean() + 0.5 * image.mean())
+
+
+def test_labels_and_cameras_stay_with_their_videos_in_one_pass(monkeypatch):
+    spec = dataclasses.replace(SPEC, c_dim=2)
+    batch = real_batch(4, spec)
+    batch.angles = torch.stack([torch.linspace(-0.3, 0.4, 4), torch.linspace(1.4, 1.7, 4)], dim=1)
+    found = []
+    for pixels in (0, ONE_PASS):
+        monkeypatch.setattr(training.loss, "ONE_PASS", pixels)
+        discriminators, _ = small_discriminators(spec.resolution, c_dim=5, mbstd_group=2)
+        generator = build_generator(spec).train()
+        loss = GanLoss(generator=generator, discriminator=discriminators, camera_condition=True)
+        loss.accumulate("Dmain", batch=batch, gain=1.0, stream=RandomStream(0))
+        found.append(gradients(discriminators))
+    separate, together = found
+    largest = max(float(g.abs().max()) for g in separate.values())
+    for name, gradient in separate.items():
+        assert_near(together[name], gradient, relative=1e-4, absolute=1e-6 * largest)
+    assert float(separate["video.mapping.embed.weight"].abs().max()) > 0
+
+
+@pytest.mark.parametrize("part", ["discriminators", "video"])
+def test_own_discriminators_judge_generated_and_real_frames_apart(part):
+    """Their results may depend on the order of a batch."""
+    loss, _, discriminators, _ = make_loss()
+    changed = discriminators if part == "discriminators" else discriminators.video
+    changed.__class__ = type("Own", (type(changed),), {})
+    samples = []
+    discriminators.video.register_forward_hook(lambda network, inputs, result: samples.append(len(result)))
+    loss.accumulate("Dmain", batch=real_batch(), gain=1.0, stream=RandomStream(0))
+    assert samples == [2, 2]
 
 
 def test_r1():
