@@ -49,6 +49,7 @@ def open_page(network_pkl: str, *, class_idx: int | list[float] | None, device: 
     """
     from renderer.app.page import build_page, temporary_videos
     from training.inference.cli_options import label_of_class
+    from training.inference.latents import lacks_motion, lacks_time
     from training.inference.render_videos import save_video
     from training.inference.video_generator import load_generator
 
@@ -75,8 +76,8 @@ def open_page(network_pkl: str, *, class_idx: int | list[float] | None, device: 
             write_video=write_video,
             yaw=yaw,
             pitch=pitch,
-            has_motion=G.network.motion is not None,
-            has_time=G.network.has_time,
+            has_motion=not lacks_motion(G.network),
+            has_time=not lacks_time(G.network),
             folder=folder,
         )
 

@@ -40,7 +40,6 @@ __all__ = [
     "idle_ranges",
     "join_numbers",
     "label_of_class",
-    "lacks_motion",
     "load_codes_of_files",
     "pair_seeds",
     "parse_style_mix",
@@ -335,13 +334,10 @@ def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
     ]
 
 
-def lacks_motion(generator) -> bool:
-    """True for a generator whose videos are the same for all motion codes."""
-    return getattr(generator, "motion", True) is None  # a user's class may name it otherwise
-
-
 def idle_motion_seeds(generator, motion_seeds: object) -> list[str]:
     """A note on --motion_seeds (None: not given) for a generator without motion, where all give the same video."""
+    from training.inference.latents import lacks_motion
+
     if motion_seeds is None or not lacks_motion(generator):
         return []
     return ["--motion_seeds has no effect: this generator has no motion."]

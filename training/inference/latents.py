@@ -25,6 +25,8 @@ __all__ = [
     "generator_latents",
     "known_labels",
     "labels_at",
+    "lacks_motion",
+    "lacks_time",
     "seed_latents",
 ]
 
@@ -166,6 +168,16 @@ def labels_at(generator: "Generator", numbers: torch.Tensor) -> torch.Tensor:
     if examples is None:
         return torch.nn.functional.one_hot(numbers, generator.c_dim).float()
     return examples.to(numbers.device)[numbers]
+
+
+def lacks_motion(generator: "Generator") -> bool:
+    """True for a generator whose videos are the same for all motion codes."""
+    return getattr(generator, "motion", True) is None  # a user's class may name it otherwise
+
+
+def lacks_time(generator: "Generator") -> bool:
+    """True for a generator for which nothing but the camera changes the frames of a video."""
+    return not getattr(generator, "has_time", True)  # a user's class may not say
 
 
 def _examples(generator: "Generator") -> torch.Tensor | None:

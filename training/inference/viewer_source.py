@@ -10,7 +10,7 @@ from renderer.trajectory_files import path_cameras
 from renderer.viewer.views import LatentSelection, ViewRequest
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
-from training.inference.latents import generator_latents, known_labels, labels_at
+from training.inference.latents import generator_latents, known_labels, labels_at, lacks_motion, lacks_time
 from training.networks.generator import Generator, SynthesisOutput, VolumeOutput
 
 __all__ = ["GeneratorViews"]
@@ -38,7 +38,7 @@ class GeneratorViews:
         self.num_layers = generator.num_ws
         self.num_classes = known_labels(generator) if generator.c_dim else 0
         self.has_background = generator.background is not None
-        self.has_motion, self.has_time = generator.motion is not None, generator.has_time
+        self.has_motion, self.has_time = not lacks_motion(generator), not lacks_time(generator)
         self._generator = generator
         self._device = next(generator.parameters()).device
         self._renderers: OrderedDict[LatentSelection, FrameRenderer] = OrderedDict()

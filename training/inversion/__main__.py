@@ -17,7 +17,7 @@ from dnnlib import UserError, make_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command, options_given
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
-from training.inference.cli_options import NETWORK, extrapolated_times, lacks_motion, parse_time_range, rendering_device
+from training.inference.cli_options import NETWORK, extrapolated_times, parse_time_range, rendering_device
 
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
@@ -26,6 +26,8 @@ COUNT = click.IntRange(min=1)
 
 def idle_notes(generator, *, frames: int) -> list[str]:
     """Notes on options that were given but have no effect with this generator, or on so few frames."""
+    from training.inference.latents import lacks_motion
+
     because = {}
     if lacks_motion(generator):
         because["motions"] = "this generator has no motion"

@@ -17,9 +17,9 @@ from renderer.video import VideoWriter, to_uint8
 from torch_utils.argument_checks import check_network, check_number, check_tensors, is_list, shown
 from torch_utils.caller_settings import without_autocast
 from torch_utils.rng import RandomStream
-from training.inference.cli_options import lacks_motion
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, save_codes
+from training.inference.latents import lacks_motion
 from training.inversion.loss import ClipLoss, psnr_of_error
 from training.inversion.optimize import FitSettings, fit_clip, fit_images
 from training.inversion.pivotal_tuning import save_tuned, tune_generator

@@ -180,7 +180,8 @@ class Generator(nn.Module):
     @property
     def has_time(self) -> bool:
         """False if nothing but the camera changes the frames of a video."""
-        return self.motion is not None or getattr(self.foreground, "time_input", None) != "none"
+        field = getattr(self.foreground, "dynamic", self.foreground)  # of a blend
+        return self.motion is not None or getattr(field, "time_input", None) != "none"
 
     def synthesize(
         self,

@@ -13,6 +13,7 @@ from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import slerp
 from training.inference.latents import generator_latents, seed_latents
 from training.inference.viewer_source import KEPT_RENDERERS, GeneratorViews
+from training.networks.generator import Generator
 
 CAMERA = PathCamera(0.1, math.pi / 2, 1.0, 18.0, 0.25)
 
@@ -45,11 +46,22 @@ def test_what_the_source_says_about_itself(views):
         ({"motion": None}, (False, False)),
         ({"motion": None, "time_input": "raw"}, (False, True)),
         ({"motion": None, "time_input": "raw", "static": "equal"}, (False, True)),
+        ({"motion": None, "static": "equal"}, (False, False)),
     ],
 )
 def test_a_generator_without_motion_says_so(changes, expected):
     views = GeneratorViews(build_generator(dataclasses.replace(SMALL, **changes)))
     assert (views.has_motion, views.has_time) == expected
+
+
+def test_a_generator_that_does_not_say_whether_it_moves_may_move(monkeypatch):
+    """A user's class may have another name for its motion network."""
+    generator = build_generator(dataclasses.replace(SMALL, motion=None))
+    generator.movement = generator.motion
+    del generator.motion
+    monkeypatch.delattr(Generator, "has_time")
+    views = GeneratorViews(generator)
+    assert views.has_motion and views.has_time
 
 
 def test_a_view_is_what_the_render_command_shows_for_these_seeds(views, generator):
