@@ -152,8 +152,9 @@ def camera_path(
 def scaled_angles(program: str) -> set[str]:
     """The angles ('yaw', 'pitch') that a program of PROGRAMS varies, that is, those whose scale has an effect."""
     path = _PATHS[program.removesuffix(INVERSE)]
-    whole = path(4, 1.0, 1.0)
-    return {angle for angle, scales in (("yaw", (0.5, 1.0)), ("pitch", (1.0, 0.5))) if path(4, *scales) != whole}
+    steps = 7  # of a prime number no harmonic of a loop is zero at all of them
+    whole = path(steps, 1.0, 1.0)
+    return {angle for angle, scales in (("yaw", (0.5, 1.0)), ("pitch", (1.0, 0.5))) if path(steps, *scales) != whole}
 
 
 def frame_schedule(

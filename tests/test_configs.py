@@ -125,8 +125,9 @@ def test_the_published_schedule():
         "gamma": 0.5, "d_reg_interval": 16,
         "pl_weight": 2, "pl_decay": 0.01, "pl_batch_shrink": 2, "g_reg_interval": 4, "style_mixing": 0.9,
         "image_weight": 1, "path_weight": 1, "kimg_per_tick": 4, "imgsnap": 25, "snap": 50,
+        "distortion_weight": 0, "diffaugment": "color,translation", "nonfinite_limit": 100,
     }  # fmt: skip
-    assert {key: spec[key] for key in expected} == expected
+    assert spec == expected
 
 
 @pytest.mark.parametrize("resolution", [32, 64])

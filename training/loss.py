@@ -42,6 +42,11 @@ from training.networks.mixed_precision import half_precision
 __all__ = ["CAMERA_LABEL", "GanLoss", "VideoBatch", "camera_label", "sample_single_times", "sample_times"]
 
 
+# Losses along rays, as `Generator.synthesize` returns them: the name of their weight, and of their report.
+ALONG_RAYS = {
+    "path_loss": ("path_weight", "G/reg_loss"),  # NeRF-path regularisation (StyleNeRF, section 3)
+    "distortion": ("distortion_weight", "G/distortion"),  # mip-NeRF 360, equation 15
+}
 ONE_PASS = 2**15  # pixels of the real frames up to which Dmain takes them together with the generated ones
 
 # Camera conditioning of the discriminators (EG3D, Chan et al. 2022), with `camera_condition=true`.
@@ -302,7 +307,7 @@ class GanLoss:
         """Two-frame videos of random motion, camera and background for given styles.
 
         Args:
-            losses: `path_loss` and `distortion` of `Generator.synthesize`.
+            losses: Those of ALONG_RAYS to compute; see `Generator.synthesize`.
 
         Returns:
             The videos, the time between their frames [B], and their cameras.
@@ -361,7 +366,7 @@ class GanLoss:
         """Gmain: maximise the logits of generated videos, softplus(-D(G(z))), plus the losses along rays."""
         # Generate and augment.
         ws = self.fake_styles(batch.c, stream)
-        weights = {"path_loss": self.path_weight, "distortion": self.distortion_weight}
+        weights = {name: getattr(self, weight) for name, (weight, _) in ALONG_RAYS.items()}
         fake, dt, cameras = self.fake_videos(ws, stream, **{name: True for name, w in weights.items() if w > 0})
         frames = self._augmented(fake.image, stream, "fake/")
         label = self.discriminator_label(batch.c, camera_angles(cameras))
@@ -381,13 +386,12 @@ class GanLoss:
             )
             loss = loss + _add_gradients(self.image_weight * image_losses.mean(), gain)
 
-        # One backward pass through the generator, together with the losses along rays: the NeRF-path regularisation
-        # (StyleNeRF, section 3) and the distortion loss (mip-NeRF 360, equation 15).
+        # One backward pass through the generator, together with the losses along rays.
         terms = []
-        if fake.path_loss is not None:
-            terms.append(self.path_weight * self._report_losses("G/reg_loss", fake.path_loss).mean())
-        if fake.distortion is not None:
-            terms.append(self.distortion_weight * self._report_losses("G/distortion", fake.distortion).mean())
+        for name, (_, report) in ALONG_RAYS.items():
+            losses = getattr(fake, name)
+            if losses is not None:
+                terms.append(weights[name] * self._report_losses(report, losses).mean())
         if not terms:
             frames.backward(fake_frames.grad)
             return loss

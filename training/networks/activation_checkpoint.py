@@ -29,6 +29,11 @@ class CheckpointedField:
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
         return checkpointed(self.field, points, directions)
 
+    def raw_density(self, points: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self.field, "raw_density"):  # see `renderer.volume_rendering.Fields`
+            return self(points, directions)[0]
+        return checkpointed(self.field.raw_density, points, directions)
+
 
 class Replayed:
     """Statistics measured in the first run of a part and replayed in later runs."""

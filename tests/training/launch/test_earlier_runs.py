@@ -19,7 +19,7 @@ from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.checkpoints.snapshot_files import latest_snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
-from training.launch.config import compose_options, continued_options, current_options
+from training.launch.config import ADDED, compose_options, continued_options, current_options
 from training.launch.option_rules import check_values
 
 STORED = Path(__file__).resolve().parents[2] / "data" / "run_before_rooms.tar.xz"
@@ -99,6 +99,8 @@ def test_stored_names_are_mapped(work):
     assert stored["model"]["discriminator"]["_target_"] == "training.discriminator.TimeAwareDiscriminators"
     options = current_options(stored)
     now = compose_options(["outdir=runs", "data=data"])
+    newer = set(now["spec"]) - set(stored["spec"])
+    assert newer == set(ADDED), "a new option of spec needs, in ADDED, the value that changes nothing in earlier runs"
     assert {*options, "cuda_graphs", "logger"} == set(now)  # two are newer than that run
     assert "distortion_weight" not in stored["spec"] and now["spec"]["distortion_weight"] > 0
     assert options["spec"]["distortion_weight"] == 0, "its loss stays as it was"

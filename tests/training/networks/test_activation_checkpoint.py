@@ -6,6 +6,7 @@ import torch
 from tests.goldens.small_losses import gradients, make_loss, real_batch
 from torch_utils.rng import RandomStream
 from training.networks.activation_checkpoint import Replayed, checkpointed
+from training.networks.generator import conditioned_fields
 
 
 def run(phase, *, checkpointing):
@@ -55,3 +56,19 @@ def test_measured_values_are_those_of_the_first_run():
     checkpointed(part, x).sum().backward()
     assert len(seen) == 2 and seen[0] is seen[1]
     torch.testing.assert_close(x.grad, torch.ones(3).cos())
+
+
+def test_densities_at_points_are_evaluated_again_too():
+    """A loss at points needs no features."""
+    _, generator, _, _ = make_loss()
+    ws = generator.mapping(torch.zeros(2, generator.z_dim), torch.zeros(2, generator.c_dim)).detach()
+    points, found = torch.linspace(-0.1, 0.1, 2 * 5 * 3).view(2, 1, 1, 5, 3), []
+    for checkpointing in (False, True):
+        generator.activation_checkpointing = checkpointing
+        codes = {"z_motion": torch.zeros(2, generator.motion_dim), "z_bg": torch.zeros(2, generator.background_dim)}
+        styles = ws.clone().requires_grad_(True)
+        fields = conditioned_fields(generator, generator.modulate(styles), styles, times=torch.zeros(2, 1), **codes)
+        density = fields.foreground.raw_density(points, torch.zeros(2, 1, 3))
+        found.append((density, *torch.autograd.grad(density.square().sum(), styles)))
+    for kept, again in zip(*found):
+        assert float(kept.detach().abs().max()) > 0 and torch.equal(kept, again)
