@@ -139,6 +139,16 @@ def test_the_log_file_has_what_is_printed_and_the_error(tmp_path, capsys):
     assert path.read_text().endswith("ValueError: it broke\n") and "Traceback" in path.read_text()
 
 
+@pytest.fixture
+def logged_from_warnings_on():
+    """Python's default level of messages, which Hydra changes in a test that calls a command."""
+    level = logging.root.level
+    logging.root.setLevel(logging.WARNING)
+    yield
+    logging.root.setLevel(level)
+
+
+@pytest.mark.usefixtures("logged_from_warnings_on")
 @pytest.mark.parametrize("by", [None, "", "torch_utils", "torch_utils.custom_ops"])
 def test_the_log_file_has_logged_warnings(tmp_path, capsys, monkeypatch, by):
     """They are on the terminal once, also where a logger of the calling program prints them itself."""
