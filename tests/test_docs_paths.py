@@ -5,6 +5,11 @@ import re
 
 import pytest
 
+from metrics.registry import METRICS
+from renderer.trajectories import FORWARD_PROGRAMS
+from training.networks.layers import ENCODINGS
+from training.networks.upsampler import UPSAMPLINGS
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")), "CONTRIBUTING.md"]
 PAGES = [page for page in PAGES if (ROOT / page).exists()]
@@ -85,6 +90,19 @@ def test_modules_exist(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     assert broken_links(page) == set()
+
+
+@pytest.mark.parametrize(
+    "page, names",
+    [
+        ("README.md", FORWARD_PROGRAMS),
+        ("docs/evaluation.md", {re.match(r"[a-z]+", name)[0] for name in METRICS}),
+        ("conf/model/_base.yaml", {*ENCODINGS, *UPSAMPLINGS}),
+    ],
+)
+def test_names_to_choose_from_are_documented(page, names):
+    said = set(re.findall(r"[a-z_]+", text_of(page)))
+    assert {name for name in names if name not in said} == set()
 
 
 def test_what_is_missing_is_found():
