@@ -52,6 +52,7 @@ __all__ = [
     "source_stride",
     "store_manifest",
     "store_stride",
+    "stored_stride",
 ]
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
@@ -391,15 +392,21 @@ def remaining_stride(manifest: dict[str, Any] | None, frame_stride: int, *, path
     Raises:
         UserError: The required frames are not among the stored ones.
     """
-    stored = manifest.get("stride", 1) if manifest is not None else 1
-    if frame_stride == 1 or type(stored) is not int or stored < 1:
-        return frame_stride
+    stored = stored_stride(manifest)
+    if frame_stride == 1:
+        return 1
     if frame_stride % stored:
         raise UserError(
             f"frame_stride={frame_stride}, but '{path}' was made with --frame-stride {stored}: use a multiple of that, "
             "or 1 for all frames that are there."
         )
     return frame_stride // stored
+
+
+def stored_stride(manifest: dict[str, Any] | None) -> int:
+    """The stride by which the dataset tool has left out frames; 1 if it has not, or if the entry is damaged."""
+    stored = 1 if manifest is None else manifest.get("stride", 1)
+    return stored if type(stored) is int and stored >= 1 else 1
 
 
 def store_stride(store: FrameStore, manifest: dict[str, Any] | None, frame_stride: int) -> int:
@@ -426,8 +433,7 @@ def source_stride(store: FrameStore) -> int:
     if manifest is None:
         _require_whole_dataset(store, what="The frames", instead="")
         return 1
-    stored = manifest.get("stride", 1)
-    return stored if type(stored) is int and stored >= 1 else 1
+    return stored_stride(manifest)
 
 
 def _require_whole_dataset(store: FrameStore, *, what: str, instead: str) -> None:

@@ -28,6 +28,7 @@ from training.data.annotations import (
     read_labels,
     store_manifest,
     store_stride,
+    stored_stride,
 )
 from training.data.frame_store import FrameStore
 from training.data.images import fit_square
@@ -86,7 +87,9 @@ def describe_clips(data: Any) -> dict[str, Any]:
     names = ("name", "resolution", "nframes", "frame_stride", "mirror", "c_dim")
     # None marks one-hot classes, which descriptions of earlier versions do not tell from label vectors.
     examples = {"label_examples": _label_examples(data) if data.numeric_labels else None} if data.c_dim else {}
-    return {name: getattr(data, name) for name in names} | examples
+    # A stride of 1 keeps all frames that the dataset tool has kept.
+    source = {} if data.source_stride == data.frame_stride else {"source_stride": data.source_stride}
+    return {name: getattr(data, name) for name in names} | source | examples
 
 
 def _label_examples(data: Any) -> list[list[float]]:
@@ -184,6 +187,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self._videos = self._store.videos
         manifest = store_manifest(self._store)
         self._step = store_stride(self._store, manifest, frame_stride)
+        self.source_stride = self._step * stored_stride(manifest)
         lengths = -(-np.array([len(video) for video in self._videos]) // self._step)
         counts = lengths // nframes
         self.num_short_videos = int((counts == 0).sum())

@@ -31,6 +31,7 @@ from training.data.annotations import (
     label_vector,
     mirrored,
     remaining_stride,
+    stored_stride,
 )
 from training.data.dataset import (
     KEY_PAIRS,
@@ -115,6 +116,7 @@ class ShardPairDataset:
         self._buffer = buffer
         self._shards = open_shards(path)
         self._step = remaining_stride(self._shards.manifest, frame_stride, path=self._path)
+        self.source_stride = self._step * stored_stride(self._shards.manifest)
         self._first = np.concatenate([[0], np.cumsum(self._shards.counts)])  # index of each shard's first clip
         self.name = os.path.basename(os.path.abspath(path)).partition("-{")[0].removesuffix(".tar")
         self.num_clips = int(self._first[-1])

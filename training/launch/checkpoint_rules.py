@@ -163,7 +163,7 @@ def check_run_state(
         return [f"The run in {folder} ended before it saved its state: it starts from the beginning."]
     notes = []
     stored, now = state["description"]["dataset"], dataset.describe()
-    free = ("name", "label_examples")  # may differ; runs of earlier versions have no examples
+    free = ("name", "label_examples", "source_stride")  # may differ; runs of earlier versions lack the last two
     changed = [key for key in now if key not in free and stored.get(key) != now[key]]
     if changed:
         key = changed[0]

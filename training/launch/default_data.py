@@ -58,7 +58,8 @@ class SyntheticHeads:
         self.path: Path = cache_folder("synthetic", f"synthetic-{self._config.key()}")
         self.name = self.path.name
         self.resolution, self.mirror = options["resolution"], options["mirror"]
-        self.nframes, self.frame_stride = options["nframes"], options["frame_stride"]
+        self.nframes = options["nframes"]
+        self.frame_stride = self.source_stride = options["frame_stride"]
         clips_each = -(-self._config.frames // self.frame_stride) // self.nframes
         self.num_clips = self._config.videos * clips_each
 

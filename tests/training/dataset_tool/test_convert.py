@@ -312,6 +312,9 @@ def test_a_dataset_that_is_converted_again_keeps_its_stride(tmp_path, shape):
         assert prepare_frames(first, out, nframes=2, stride=again)["stride"] == kept
         data = VideoPairDataset(path=out, resolution=8, nframes=2, frame_stride=6)
         assert [int(data.clip(clip)[frame, 0, 0, 0]) for clip in range(2) for frame in range(2)] == [0, 60, 120, 180]
+        assert "source_stride" not in data.describe()  # it is frame_stride
+        everything = VideoPairDataset(path=out, resolution=8, nframes=2).describe()
+        assert (everything["frame_stride"], everything["source_stride"]) == (1, kept)
         with pytest.raises(UserError, match=f"frame_stride=4.*--frame-stride {kept}" if kept == 6 else "shorter"):
             VideoPairDataset(path=out, resolution=8, nframes=9, frame_stride=4)
 
