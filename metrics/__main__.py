@@ -22,7 +22,6 @@ from metrics.registry import METRICS, extrapolation_note, find_metric
 
 SHORT = "fvd2048_16f"
 UNSAMPLED = ("kernel_subsets", "precision_recall", "mean", "similarity")  # measures whose intervals need no resampling
-RESOLUTION_OF_FILES = 256  # of folders of videos, unless another one is given
 ATTEMPTS = 10  # to read one snapshot of a run in progress
 
 
@@ -83,7 +82,7 @@ COUNT = click.IntRange(min=1)
 @option("--real", type=click.Path(), help="Real videos: folder or zip of folders of frames, as for training.")
 @option("--fake", required=True, type=click.Path(), help="Snapshot, run, model, or folder of generated videos.")
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for metric-<name>.jsonl.")
-@option("--resolution", type=click.IntRange(min=8), help="Width of all frames.  [default: the generator's, else 256]")
+@option("--resolution", type=click.IntRange(min=8), help="Width of all frames.  [default: that of --fake]")
 @option("--frame-stride", type=COUNT, help="Keep every n-th real frame.  [default: as in training, else 1]")
 @option("--nframes", type=COUNT, help="Frames of a training clip.  [default: as in training, else 16]")
 @option(
@@ -248,15 +247,19 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
     about: dict[str, Any] = {"fake_name": os.path.basename(os.path.abspath(options["fake"]))}
     stride, resolution = options["frame_stride"], options["resolution"]
     if find_snapshot(options["fake"]) is None:
-        fake = StoredVideos(options["fake"], resolution=resolution or RESOLUTION_OF_FILES, generated=True)
+        fake = StoredVideos(options["fake"], resolution=resolution, generated=True)
     else:
         snapshot, content, digest = read_snapshot(options["fake"])
         fake, trained = open_generator(snapshot, content, options, device)
-        stride = stride or trained.get("frame_stride")
+        stride = stride or _trained_stride(trained)
         about.update(checkpoint=snapshot.name, checkpoint_sha256=digest, cur_nimg=trained.get("cur_nimg"))
     real = None
     if options["real"] is not None:
         real = StoredVideos(options["real"], resolution=fake.resolution, frame_stride=stride or 1)
+        if "checkpoint" not in about and (stride or 1) > 1:
+            real.notes.append(
+                f"--frame-stride {stride} leaves out real frames only: of '{options['fake']}' every frame is measured."
+            )
         if stride is None and "checkpoint" in about and not real.prepared:
             real.notes.append(
                 f"The checkpoint does not say which frames it was trained on: every frame of '{options['real']}' is "
@@ -334,10 +337,15 @@ def open_generator(
     if generator.c_dim > 0:
         if options["real"] is None:
             raise UserError("--real: this generator needs labels, which are sampled from those of the real videos.")
-        stride = options["frame_stride"] or trained.get("frame_stride") or 1
+        stride = options["frame_stride"] or _trained_stride(trained) or 1
         label = draw_labels(options["real"], frame_stride=stride)
     nframes = options["nframes"] or trained.get("nframes") or 16
     return GeneratedVideos(generator, nframes=nframes, resolution=options["resolution"], label=label), trained
+
+
+def _trained_stride(trained: dict[str, Any]) -> int | None:
+    """The stride over frames of the source videos with which a generator was trained; None if it is unknown."""
+    return trained.get("source_stride") or trained.get("frame_stride")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ __all__ = ["StoredLabels", "StoredVideos", "choose_windows"]
 
 SEED = 42
 KEY_ORDER, KEY_OFFSETS, KEY_IMAGES, KEY_LABELS = 11, 12, 13, 14  # parts of the random key; see training.data.dataset
+UNKNOWN_SIZE = 256  # pixels, where no frame can be read; an error of `read` where it is needed
 SETTLED = 2.0  # seconds; a file changed more recently may change again with the same time stamps
 
 
@@ -63,7 +64,8 @@ class StoredVideos:
 
     Args:
         path: The folder or zip.
-        resolution: Frames are cropped to the central square and resized to this width, as in training.
+        resolution: Frames are cropped to the central square and resized to this width, as in training; None: the width
+            of the smallest video, so that none is enlarged.
         frame_stride: Keep every n-th frame of a video; the stride that dataset_tool applied already counts.
         generated: True for videos of generate.py: its other outputs beside the images, such as depth, are left out, and
             videos that are not square, such as stereo pairs, are noted, as are grids and sheets. A dataset of
@@ -76,14 +78,20 @@ class StoredVideos:
         origin: Name and frame stride, for the rows of metrics that use these as the real videos.
     """
 
-    def __init__(self, path: str | os.PathLike, *, resolution: int, frame_stride: int = 1, generated: bool = False):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        resolution: int | None,
+        frame_stride: int = 1,
+        generated: bool = False,
+    ):
         """List the videos. Video files are decoded once to count their frames.
 
         Raises:
             UserError: There are no videos, or they cannot be read, or an argument is out of range.
         """
-        check_counts(resolution=resolution, frame_stride=frame_stride)
-        self.resolution = resolution
+        check_counts(frame_stride=frame_stride, **({} if resolution is None else {"resolution": resolution}))
         self._store = FrameStore(path)
         self.origin = {"real_name": os.path.basename(os.path.abspath(path)), "frame_stride": frame_stride}
         self._store.refuse_runs()
@@ -108,8 +116,18 @@ class StoredVideos:
         else:
             self._store.require_videos()
             lengths = [len(video) for video in self._videos]
-            self.notes += frame_notes(self._store, manifest, resolution)
-            sizes = {video.path: self._first_size(video) for video in self._videos if rendered}
+            # The first frame of every video is opened only where it is needed: datasets have many.
+            looked_at = self._videos if rendered or resolution is None else self._videos[:1]
+            sizes = {video.path: self._first_size(video) for video in looked_at}
+        smallest = min((min(size) for size in sizes.values() if min(size) > 0), default=None)
+        self.resolution = resolution or smallest or UNKNOWN_SIZE
+        if not self._movies:
+            self.notes += frame_notes(self._store, manifest, self.resolution)
+        if manifest is None and smallest is not None and smallest < self.resolution:
+            self.notes.append(
+                f"'{self._store.path}': frames of {smallest}×{smallest} pixels are enlarged to {self.resolution}×"
+                f"{self.resolution}, which changes values: measure at a resolution of {smallest}, or use larger videos."
+            )
         if rendered:
             self._note_shapes(sizes)
         self._lengths = [-(-length // self._stride) for length in lengths]

@@ -504,6 +504,28 @@ def test_frames_that_are_smaller_than_the_resolution_are_told(root):
     assert StoredVideos(root, resolution=12).notes == []
 
 
+@pytest.mark.parametrize("movies", [False, True])
+def test_plain_videos_that_are_smaller_than_the_resolution_are_told(tmp_path, movies):
+    write_plain(tmp_path, "a", 20, 16, movies=movies)
+    for generated in (False, True):
+        *others, note = StoredVideos(tmp_path, resolution=24, generated=generated).notes
+        found = note if not generated else others[0]  # the last one says that they are not square
+        assert found == (
+            f"'{tmp_path}': frames of 16×16 pixels are enlarged to 24×24, which changes values: measure at a "
+            "resolution of 16, or use larger videos."
+        )
+
+
+@pytest.mark.parametrize("movies", [False, True])
+def test_the_resolution_of_the_videos(tmp_path, movies):
+    for name, size in (("a", 32), ("b", 16), ("c", 24)):
+        write_plain(tmp_path, name, size, size, movies=movies)
+    for generated in (False, True):
+        videos = StoredVideos(tmp_path, resolution=None, generated=generated)
+        assert videos.resolution == 16 and videos.notes == []
+        assert videos.clips(count=3, frames=4).load([0, 1, 2]).shape == (3, 3, 4, 16, 16)
+
+
 def test_videos_that_are_there_twice_are_told(tmp_path):
     for name in ("a.mp4", "a.webm", "b.mp4"):
         with VideoWriter(tmp_path / name, fps=8) as writer:
