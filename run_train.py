@@ -275,8 +275,9 @@ def snapshot_callbacks(
 ) -> list[Callable]:
     """Callbacks after every snapshot: all metrics at once, so that they share features.
 
-    A metric that has a row for the snapshot is not computed again. Nothing is computed for a practically untrained
-    generator: that of tick 0, a single iteration, unless the run started from a snapshot or ends there.
+    A metric that the run has measured on the snapshot, with the same feature extractor, is not computed again; rows of
+    `python -m metrics` do not count, which may compare with other real videos. Nothing is computed for a practically
+    untrained generator: that of tick 0, a single iteration, unless the run started from a snapshot or ends there.
 
     Args:
         inputs: Result of `metric_inputs` for these options, if this process has called it already.
@@ -284,8 +285,9 @@ def snapshot_callbacks(
     if not options["metrics"]:
         return []
     from metrics.evaluator import Evaluator
+    from metrics.feature_extractors import detector_of
     from metrics.generated_videos import GeneratedVideos
-    from metrics.results import append_row, is_best, read_metric_rows, row_summary
+    from metrics.results import added_by_training, append_row, is_best, read_metric_rows, row_entry, row_summary
     from torch_utils import distributed
     from training.checkpoints.snapshot_files import keep_as_best
     from training.data.frame_store import UnreadableFrame
@@ -298,7 +300,14 @@ def snapshot_callbacks(
     def missing(snapshot) -> list[str]:
         names = []
         for name in options["metrics"]:
-            rows = [row for row in read_metric_rows(folder, name) if row.get("cur_nimg") == snapshot.cur_nimg]
+            detector = inputs["detectors"].get(detector_of(METRICS[name].network))
+            rows = [
+                row
+                for row in read_metric_rows(folder, name)
+                if row.get("cur_nimg") == snapshot.cur_nimg
+                and added_by_training(row)
+                and (detector is None or row_entry(row, "detector").get("sha256") == detector.sha256)
+            ]
             if not rows:
                 names.append(name)
             elif is_best(folder, rows[-1]):  # the process may have been killed before it did this
@@ -326,6 +335,8 @@ def snapshot_callbacks(
                     print(f"{name} is left out: {error}")
                 continue
             values[name] = row["value"]
+            if "recall" in row:  # the value is the precision
+                values[f"{name}_recall"] = row["recall"]
             if distributed.is_main():
                 row.update(checkpoint=snapshot.path.name, cur_nimg=snapshot.cur_nimg, **about)
                 append_row(folder, row)

@@ -1,7 +1,9 @@
 """Comparison of two models: the newest rows of their result files side by side, with the intervals of the differences.
 
 Two evaluations of independent samples differ by B − A ± √(a² + b²), with the half widths a and b of their intervals:
-the distances of the upper ends from the values, as the lower end of a Fréchet distance's interval is at least 0.
+the distances of the upper ends from the values, as the lower end of a Fréchet distance's interval is at least 0. There
+is no verdict where several generated samples are from one video, as they are not independent; the real ones are the
+same for A and B.
 """
 
 import math
@@ -11,19 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError, is_number
-from metrics.results import read_metric_rows
+from metrics.results import Figure, differences, figures, read_metric_rows, row_entry
 
 __all__ = ["comparison_lines", "newest_rows"]
-
-# Entries of a row that must agree for its value to be compared with another one.
-CONDITIONS = {
-    "protocol": "the protocol",
-    "detector": "the feature extractor",
-    "real_data": "the real videos",
-    "num_fake": "the number of generated samples",
-}
-# Entries of rows that compare with real videos; rows written by earlier versions may lack them, which is no difference.
-REAL_STRIDE, REAL_NAME = "frame_stride", "real_name"
 
 
 def newest_rows(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
@@ -56,24 +48,13 @@ def comparison_lines(a: str | os.PathLike, b: str | os.PathLike) -> Iterator[str
     table = [("metric", "A", "B", "B − A", "")]
     notes = []
     for name in shared:
-        different = [what for key, what in CONDITIONS.items() if rows_a[name].get(key) != rows_b[name].get(key)]
-        strides, names = (
-            [_of_real(row, key) for row in (rows_a[name], rows_b[name])] for key in (REAL_STRIDE, REAL_NAME)
-        )
-        if all(strides) and strides[0] != strides[1]:
-            different.append("the frame stride")
-        sizes = [(row.get("fake") or {}).get("resolution") for row in (rows_a[name], rows_b[name])]
-        if all(sizes) and sizes[0] != sizes[1]:
-            different.append("the resolution of the generated videos")
-        if all(names) and names[0] != names[1]:
-            notes.append(
-                f"{name}: A was compared with the real videos '{names[0]}', B with '{names[1]}': unless these are the "
-                "same under two names, the values cannot be compared."
-            )
-        if different:
-            notes.append(f"{name}: A and B differ in {' and '.join(different)}: the values cannot be compared.")
-        for label, entry in _figures(name, rows_a[name]).items():
-            table.append(_line(label, entry, _figures(name, rows_b[name]).get(label), comparable=not different))
+        pair = {"A": rows_a[name], "B": rows_b[name]}
+        found = [*_notes_on_models(name, pair, {"A": rows_a[shared[0]], "B": rows_b[shared[0]]})]
+        reasons = [*_notes_on_conditions(name, *pair.values()), *_notes_on_dependence(name, pair)]
+        notes += [*found, *_notes_on_names(name, *pair.values()), *reasons]
+        of_a, of_b = (figures(name, row) for row in pair.values())
+        for label, entry in of_a.items():
+            table.append(_line(label, entry, of_b.get(label), comparable=not reasons))
     widths = [max(len(row[i]) for row in table) for i in range(4)]
     for row in table:
         yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
@@ -89,28 +70,55 @@ def _is_ours(row: Mapping[str, Any]) -> bool:
     return "value" in row and (row["value"] is None or is_number(row["value"]))
 
 
-def _of_real(row: Mapping[str, Any], key: str) -> Any:
-    """An entry about the real videos of a row; None if it is missing, or if no real videos were used."""
-    return row.get(key) if row.get("num_real") is not None else None
+Sides = Mapping[str, Mapping[str, Any]]  # rows by 'A' and 'B'
 
 
-Figure = tuple[float | None, list[float] | None, bool | None]  # value, interval, higher is better
+def _notes_on_models(name: str, pair: Sides, first: Sides) -> Iterator[str]:
+    """Notes on rows of another model than that of the first lines."""
+    for side, row in pair.items():
+        if not _same_model(row, first[side]):
+            yield f"{name}: {side} is another model here than in the line above: {', '.join(_model(row))}."
 
 
-def _figures(name: str, row: Mapping[str, Any]) -> dict[str, Figure]:
-    """The figures of a row: its value, and recall where there is one."""
-    if row.get("recall") is None:
-        return {name: (row["value"], _interval(row, "interval"), row.get("higher_is_better"))}
-    return {
-        f"{name} precision": (row["value"], _interval(row, "interval"), True),
-        f"{name} recall": (row["recall"], _interval(row, "recall_interval"), True),
-    }
+def _same_model(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    for key in ("checkpoint_sha256", "cur_nimg", "checkpoint", "fake_name"):  # by the most certain one that both have
+        if row.get(key) is not None and other.get(key) is not None:
+            return row[key] == other[key]
+    return True
 
 
-def _interval(row: Mapping[str, Any], key: str) -> list[float] | None:
-    """An interval of a row; None if there is none, or its ends were not finite."""
-    interval = row.get(key)
-    return interval if isinstance(interval, list) and len(interval) == 2 and all(map(is_number, interval)) else None
+def _notes_on_names(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    """A note on different names of the real videos, unless their content is known."""
+    if any(row.get("num_real") is None for row in (a, b)):
+        return
+    names = [row.get("real_name") for row in (a, b)]
+    known = all(row_entry(row, "real_data").get("fingerprint") for row in (a, b))
+    if all(names) and names[0] != names[1] and not known:
+        yield (
+            f"{name}: A was compared with the real videos '{names[0]}', B with '{names[1]}': unless these are the "
+            "same under two names, the values cannot be compared."
+        )
+
+
+def _notes_on_conditions(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    """A note on differences because of which the values cannot be compared."""
+    found, measured = differences(a, b), [row.get("num_measured") for row in (a, b)]
+    if None not in measured and measured[0] != measured[1]:
+        found.append("the number of samples that have a value")
+    if found:
+        yield f"{name}: A and B differ in {' and '.join(found)}: the values cannot be compared."
+
+
+def _notes_on_dependence(name: str, pair: Sides) -> Iterator[str]:
+    """Notes on generated samples that are not independent, as several are from one video."""
+    for side, row in pair.items():
+        videos, count = row_entry(row, "fake").get("num_videos"), row.get("num_fake")
+        if is_number(videos) and is_number(count) and videos < count:
+            what = f"the {count} generated {row_entry(row, 'protocol').get('samples', 'samples')} of {side}"
+            yield (
+                f"{name}: {what} are from {videos} video{'s' * (videos != 1)}: those of one video are alike, so the "
+                "interval is too narrow for a verdict."
+            )
 
 
 def _line(label: str, a: Figure, b: Figure | None, *, comparable: bool) -> tuple[str, str, str, str, str]:
@@ -137,7 +145,19 @@ def _shown(figure: Figure) -> str:
 
 def _described(folder: str | os.PathLike, row: Mapping[str, Any]) -> str:
     """A folder and the checkpoint of its row."""
+    about = _about(row)
+    return os.fspath(folder) + (f" ({', '.join(about)})" if about else "")
+
+
+def _about(row: Mapping[str, Any]) -> list[str]:
+    """The names and the progress of a row's model, as far as they are known."""
     about = [str(row[key]) for key in ("fake_name", "checkpoint") if row.get(key)]
     if is_number(row.get("cur_nimg")):
         about.append(f"{row['cur_nimg'] / 1000:g} kimg")
-    return os.fspath(folder) + (f" ({', '.join(dict.fromkeys(about))})" if about else "")
+    return list(dict.fromkeys(about))
+
+
+def _model(row: Mapping[str, Any]) -> list[str]:
+    """As `_about`, with the SHA-256, which may be the only difference."""
+    digest = row.get("checkpoint_sha256")
+    return [*_about(row), *([f"SHA-256 {str(digest)[:12]}"] if digest else [])]

@@ -159,7 +159,7 @@ class Evaluator:
                 "num_fake": len(fake_samples),
                 "fake": fake_samples.describe(),
                 "num_real": None if real_samples is None else len(real_samples),
-                "real_data": None if real_samples is None else real_samples.describe(),
+                "real_data": None if real_samples is None else _described_real(real_samples),
                 "protocol": metric.protocol(),
                 "detector": network.describe(),
                 "versions": _versions(),
@@ -287,6 +287,11 @@ def require_samples(metric: Metric, samples: Samples, words: str) -> None:
     least = fewest_samples(metric)
     if len(samples) < least:
         raise UserError(f"{metric.name} needs at least {least} {words} {metric.samples}, there are {len(samples)}.")
+
+
+def _described_real(samples: Samples) -> dict:
+    """The description of real samples for a row, by which --compare also knows other videos of the same name."""
+    return {**samples.describe(), "fingerprint": samples.key()}
 
 
 def _hash(content: Any) -> str:

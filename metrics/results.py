@@ -1,16 +1,41 @@
-"""Result files: metric-<name>.jsonl with one row per evaluation."""
+"""Result files: metric-<name>.jsonl with one row per evaluation.
+
+A file may hold rows of different models, real videos and feature extractors: the --outdir of `python -m metrics` may be
+a run folder. Rows are ranked only among those that `comparable_rows` finds.
+"""
 
 import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError, is_number
 
-__all__ = ["append_row", "is_best", "read_metric_rows", "result_path", "row_summary"]
+__all__ = [
+    "Figure",
+    "added_by_training",
+    "append_row",
+    "comparable_rows",
+    "differences",
+    "figures",
+    "is_best",
+    "read_metric_rows",
+    "result_path",
+    "row_entry",
+    "row_summary",
+]
+
+# Entries of a row that must agree for its value to be compared with another one.
+CONDITIONS = {
+    "protocol": "the protocol",
+    "detector": "the feature extractor",
+    "real_data": "the real videos",
+    "num_fake": "the number of generated samples",
+    "num_real": "the number of real samples",
+}
 
 
 def result_path(folder: str | os.PathLike, name: str) -> Path:
@@ -55,17 +80,76 @@ def read_metric_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any
     return [row for row in rows if isinstance(row, dict)]
 
 
+def row_entry(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An entry of a row that is a mapping; an empty one if there is none, as in rows of earlier versions."""
+    return entry if isinstance(entry := row.get(key), Mapping) else {}
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Differences of two rows of a metric because of which their values cannot be compared, in words.
+
+    Rows of earlier versions may lack the fingerprint of the real samples, the stride or the resolution, which is no
+    difference. The fingerprint, where both have it, stands for the frames themselves, whatever the stride is called.
+    """
+    known = all(row_entry(row, "real_data").get("fingerprint") for row in (a, b))
+
+    def condition(row: Mapping[str, Any], key: str) -> Any:
+        ignored = {"detector": ("file",), "real_data": () if known else ("fingerprint",)}.get(key, ())
+        entry = row.get(key)
+        return {k: v for k, v in entry.items() if k not in ignored} if isinstance(entry, Mapping) else entry
+
+    found = [what for key, what in CONDITIONS.items() if condition(a, key) != condition(b, key)]
+    strides = [None if row.get("num_real") is None else row.get("frame_stride") for row in (a, b)]
+    sizes = [row_entry(row, "fake").get("resolution") for row in (a, b)]
+    if not known and all(strides) and strides[0] != strides[1]:
+        found.append("the frame stride")
+    if all(sizes) and sizes[0] != sizes[1]:
+        found.append("the resolution of the generated videos")
+    return found
+
+
+def added_by_training(row: Mapping[str, Any]) -> bool:
+    """True for a row of a run's own snapshot, False for one of `python -m metrics`, which may measure any model."""
+    return "fake_name" not in row
+
+
+def comparable_rows(rows: Iterable[Mapping[str, Any]], row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of a metric's file among which `row` is ranked: of equal conditions, and of the run itself if it is."""
+    own = added_by_training(row)
+    return [other for other in rows if added_by_training(other) == own and not differences(other, row)]
+
+
 def is_best(folder: str | os.PathLike, row: Mapping[str, Any]) -> bool:
-    """True if no row of its metric's file is better than `row` (already appended).
+    """True if no comparable row of its metric's file is better than `row` (already appended).
 
     Metrics without a better direction have no best row.
     """
     higher = row["higher_is_better"]
     if higher is None or not is_number(row["value"]):
         return False
-    values = [r.get("value") for r in read_metric_rows(folder, row["metric"])]
+    written = _without_nan(dict(row))
+    values = [other.get("value") for other in comparable_rows(read_metric_rows(folder, row["metric"]), written)]
     values = [value for value in values if is_number(value)]
     return row["value"] == (max if higher else min)([row["value"], *values])
+
+
+Figure = tuple[float | None, list[float] | None, bool | None]  # value, interval, higher is better
+
+
+def figures(name: str, row: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures of a row by their labels: its value, or precision and recall."""
+    if not is_number(row.get("recall")):
+        return {name: (row["value"], _interval(row, "interval"), row.get("higher_is_better"))}
+    return {
+        f"{name} precision": (row["value"], _interval(row, "interval"), True),
+        f"{name} recall": (row["recall"], _interval(row, "recall_interval"), True),
+    }
+
+
+def _interval(row: Mapping[str, Any], key: str) -> list[float] | None:
+    """An interval of a row; None if there is none, or its ends were not finite."""
+    interval = row.get(key)
+    return interval if isinstance(interval, list) and len(interval) == 2 and all(map(is_number, interval)) else None
 
 
 def row_summary(row: Mapping[str, Any]) -> str:
@@ -80,11 +164,13 @@ def row_summary(row: Mapping[str, Any]) -> str:
     if row.get("real") is not None:
         text += f", real videos {row['real']:.4g}"
     wanted, sort = row["protocol"]["count"], row["protocol"]["samples"]
-    text += f"; {row['num_fake']} generated {sort}"
+    text += f"; {row['num_fake']} generated {sort}{_of_videos(row, 'fake')}"
     if row["num_fake"] < wanted:
         text += f" (only: the metric asks for {wanted})"
+    if row.get("num_measured", row["num_fake"]) < row["num_fake"]:
+        text += f" (only {row['num_measured']} have a value)"
     if row["num_real"] is not None:
-        text += f", {row['num_real']} real"
+        text += f", {row['num_real']} real" + (_of_videos(row, "real_data") if sort == "clips" else "")
         if sort == "clips" and row["num_real"] < wanted:
             text += f" (only: the metric asks for {wanted})"
         if row["real_data"].get("num_short_videos"):
@@ -96,6 +182,12 @@ def row_summary(row: Mapping[str, Any]) -> str:
     if row.get("warning"):
         text += f"; {row['warning']}"
     return text
+
+
+def _of_videos(row: Mapping[str, Any], side: str) -> str:
+    """The number of videos that the samples of a side are from, in words, if there are several of one; '' if not."""
+    videos, count = row_entry(row, side).get("num_videos"), row["num_fake" if side == "fake" else "num_real"]
+    return "" if videos is None or videos >= count else f" of {videos} video{'s' * (videos != 1)}"
 
 
 def _without_nan(value: Any) -> Any:

@@ -13,6 +13,7 @@ import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click.testing
 import numpy as np
 import pytest
 import torch
@@ -22,17 +23,26 @@ from PIL import Image
 import generate
 import run_train
 from dnnlib import UserError, run_cli
+from metrics import __main__ as metrics_command
+from metrics.evaluator import Evaluator
 from metrics.generated_videos import GeneratedClips
+from metrics.real_videos import StoredVideos
+from metrics.registry import find_metric
+from tests.metrics.detector_files import SmallIdentity, save_torchscript
+from tests.small_network import small_generator
 from tests.training.tiny import OVERRIDES, make_loop, write_frames
 from training.checkpoints.snapshot import load_average_generator
 from training.checkpoints.training_state import read_state
 from training.data import loader
+from training.data.annotations import FRAMES_FORMAT
 from training.dataset_tool.prepare import prepare
 from training.launch import setup, validate
 from training.launch.config import compose_options
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import memory_bytes, size_report
+from training.report.__main__ import write_report
+from training.report.charts import number_text
 from training.training_loop import TrainingLoop
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -523,6 +533,9 @@ def test_a_run_in_its_folder(tmp_path, data, monkeypatch, capsys):
     shutil.rmtree(bigger / "split" / "video_9")
     assert call(monkeypatch, f"resume_run={folder}", f"data={bigger}", "dry_run=true") == 0
     assert "The data are now called bigger; they were data when the run began." in capsys.readouterr().out
+    (bigger / "manifest.json").write_text(json.dumps({"format": FRAMES_FORMAT, "stride": 4}))  # earlier runs say none
+    assert call(monkeypatch, f"resume_run={folder}", f"data={bigger}", "dry_run=true") == 0
+    assert "source_stride 4" in capsys.readouterr().out
     assert call(monkeypatch, f"resume_run={folder}", "dry_run=true") == 0
     assert "The data are now called" not in capsys.readouterr().out
     path = folder / "training_options.yaml"
@@ -741,6 +754,62 @@ def test_metrics_that_a_killed_run_did_not_come_to_are_computed_once(tmp_path, d
     assert loads == [*range(32)] * 2  # of each snapshot once, for both metrics
     assert [n for n, _ in measured(folder)["metric-flatness32_1v"]] == [20, 28]
     assert [n for n, _ in measured(folder)[file.stem]] == [12, 20, 28]
+
+
+def test_rows_of_the_metrics_command_in_the_run_folder_decide_nothing(tmp_path, monkeypatch):
+    """They may compare with other real videos: neither the best snapshot nor missing metrics depend on them."""
+    data, other = (write_frames(tmp_path / name, frames=16, size=size) for name, size in (("data", 16), ("other", 32)))
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.012", "snap=1"]
+    words += ["nframes=16", f"cache_metrics_dir={tmp_path / 'cache'}"]
+    assert call(monkeypatch, *words, "metrics=ridentity32_16f") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    words = ["--metrics", "ridentity32_16f,flicker32_16f", "--fake", folder, "--real", other, "--outdir", folder]
+    words += ["--device", "cpu", "--cache", tmp_path / "cache"]
+    assert click.testing.CliRunner().invoke(metrics_command.main, list(map(str, words))).exception is None
+    file = folder / "metric-ridentity32_16f.jsonl"
+    own, foreign = map(json.loads, file.read_text().splitlines())
+    file.write_text("".join(json.dumps(row) + "\n" for row in ({**own, "value": -9.0}, {**foreign, "value": 9.0})))
+
+    assert call(monkeypatch, f"resume_run={folder}", "kimg=0.02", "metrics=ridentity32_16f,flicker32_16f") == 0
+    assert [n for n, _ in measured(folder)["metric-flicker32_16f"]] == [12, 12, 20]
+    assert [n for n, _ in measured(folder)[file.stem]] == [12, 12, 20]
+    best = torch.load(folder / "best-ridentity32_16f.pt")
+    assert best["progress"]["cur_nimg"] == 20
+    page = write_report(folder).read_text()
+    assert "<td>ridentity32_16f (not comparable)</td><td>0.012</td><td>9</td>" in page
+    value = number_text(measured(folder)[file.stem][-1][1])
+    assert f"<td>ridentity32_16f</td><td>0.02</td><td>{value} (best)</td>" in page
+
+
+class Shifted(SmallIdentity):
+    def forward(self, x: torch.Tensor):
+        return x.mean(dim=[2, 3]) + 1
+
+
+def test_snapshots_are_measured_again_with_another_feature_extractor(tmp_path, monkeypatch):
+    data = write_frames(tmp_path / "data", frames=16)
+    paths = [save_torchscript(module, tmp_path / f"{i}.pt") for i, module in enumerate((SmallIdentity(), Shifted()))]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.012", "snap=1"]
+    words += ["nframes=16", f"cache_metrics_dir={tmp_path / 'cache'}", "metrics=identity32_16f"]
+    assert call(monkeypatch, *words, f"detectors.identity={paths[0]}") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    for path in (paths[1], paths[1]):
+        assert call(monkeypatch, f"resume_run={folder}", f"detectors.identity={path}") == 0
+    rows = [json.loads(line) for line in (folder / "metric-identity32_16f.jsonl").read_text().splitlines()]
+    assert [(row["cur_nimg"], row["detector"]["file"]) for row in rows] == [(12, "0.pt"), (12, "1.pt")]
+
+
+def test_trackers_get_recall_beside_precision(tmp_path, monkeypatch):
+    pair = find_metric("rpr64k3_16f")
+    row = {"metric": pair.name, "value": 0.5, "recall": 0.25, "interval": None, "higher_is_better": None}
+    row |= {"num_fake": 64, "num_real": None, "protocol": pair.protocol(), "detector": {}}
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *arguments, **options: dict(row))
+    options = {"metrics": [pair.name], "outdir": tmp_path, "cache_metrics_dir": None, "nframes": 16}
+    options |= {"kimg": 1, "resume": None}
+    inputs = {"detectors": {}, "real": StoredVideos(write_frames(tmp_path / "data"), resolution=32), "label": None}
+    (measure,) = run_train.snapshot_callbacks(options, tmp_path, inputs=inputs)
+    snapshot = types.SimpleNamespace(path=tmp_path / "n.pt", cur_nimg=8, tick=1, generator=small_generator())
+    assert measure(snapshot) == {"rpr64k3_16f": 0.5, "rpr64k3_16f_recall": 0.25}
 
 
 def test_a_metric_that_meets_a_damaged_frame_is_left_out_until_the_frame_is_repaired(tmp_path, monkeypatch, capsys):

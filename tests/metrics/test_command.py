@@ -18,6 +18,7 @@ import video3d
 from dnnlib import UserError, run_cli
 from dnnlib.downloads import sha256_of
 from metrics import __main__ as command
+from metrics.comparison import comparison_lines
 from metrics.distances import frechet_distance_of_features
 from metrics.generated_videos import GeneratedClips, GeneratedVideos
 from metrics.random_features import RandomFeatures
@@ -164,6 +165,10 @@ def test_frames_are_spaced_as_in_the_training(tmp_path):
     fake, real, about = command.open_videos(options, "cpu")
     assert fake.clips(count=1, frames=3).describe()["last_time"] == 2 / 4
     assert len(real.images(count=None)) == 4 and about["frame_stride"] == 2
+    # Data of the dataset tool with every second frame, all of which were used.
+    trained["dataset"] |= {"frame_stride": 1, "source_stride": 2}
+    save_snapshot(tmp_path, **networks, augment=None, **trained)
+    assert len(command.open_videos(options, "cpu")[1].images(count=None)) == 4
     given = {"frame_stride": 4, "nframes": 9, "resolution": 8}
     fake, real, about = command.open_videos(options | given, "cpu")
     assert fake.clips(count=1, frames=3).describe()["last_time"] == 2 / 8
@@ -184,8 +189,8 @@ def test_times_beyond_the_training_are_noted(evaluate, trained):
 
 def test_frames_of_an_unknown_training_are_noted(tmp_path):
     """As with published checkpoints, unless the data or the command say which frames are used."""
-    data = write_frames(tmp_path / "data", videos=1, frames=8)
     generator = small_generator()
+    data = write_frames(tmp_path / "data", videos=1, frames=8, size=generator.resolution)
     discriminator = TimeAwareDiscriminators(resolution=generator.resolution, channel_max=8)
     networks = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
     save_snapshot(tmp_path, **networks, augment=None, dataset={}, progress={"cur_nimg": 0})
@@ -238,6 +243,41 @@ def test_generated_videos_from_files(evaluate, trained, tmp_path):
                 video.add(clip[:, t])
     row = evaluate("motion32_16f", "--bootstrap", 0, "--resolution", 16, fake=tmp_path / "movies")[0]
     assert row["num_fake"] == 5 and row["value"] > 0
+
+
+def test_videos_in_files_are_measured_at_their_own_size(evaluate, trained):
+    """Enlarged, the same motion is longer in pixels."""
+    (row,) = evaluate("motion32_16f", "--bootstrap", 0, fake=trained / "data")
+    assert row["fake"]["resolution"] == row["real_data"]["resolution"] == 16 and "enlarged" not in evaluate.output
+    (large,) = evaluate("motion32_16f", "--bootstrap", 0, "--resolution", 32, fake=trained / "data")
+    assert large["value"] > 1.5 * row["value"]
+    assert evaluate.output.count("data': frames of 16×16 pixels are enlarged to 32×32, which changes values: ") == 2
+
+
+def test_a_stride_leaves_out_real_frames_only(evaluate, trained, tmp_path):
+    data = write_frames(tmp_path / "data", videos=2, frames=32)
+    words = ["--bootstrap", 0, "--frame-stride", 2, "--real", data]
+    (row,) = evaluate("flicker32_16f", *words, fake=data, real=False)
+    assert (row["num_fake"], row["num_real"]) == (32, 2)
+    note = f"--frame-stride 2 leaves out real frames only: of '{data}' every frame is measured.\n"
+    assert note in evaluate.output
+    evaluate("flicker32_16f", *words, real=False)  # of a generator
+    assert "leaves out" not in evaluate.output
+
+
+def test_real_videos_of_one_name_are_told_apart(evaluate, trained, tmp_path):
+    for name, level in (("a", 0), ("b", 100)):
+        data = write_frames(tmp_path / name / "data", videos=6, frames=18)
+        for frame in data.rglob("*.png"):
+            Image.fromarray(np.array(Image.open(frame)) // 4 + level).save(frame)
+    words = ["rfvd64_16f", "--bootstrap", 2, "--real"]
+    for name in "ab":
+        (row,) = evaluate(*words, tmp_path / name / "data", real=False)
+        assert len(row["real_data"]["fingerprint"]) == 64 and row["real_name"] == "data"
+        (tmp_path / "out").rename(tmp_path / f"out-{name}")
+    compared = [*comparison_lines(tmp_path / "out-a", tmp_path / "out-b")]
+    assert compared[-1] == "rfvd64_16f: A and B differ in the real videos: the values cannot be compared."
+    assert [*comparison_lines(tmp_path / "out-a", tmp_path / "out-a")][-1].endswith("undecided")
 
 
 def test_depth_of_generated_videos_is_left_out(evaluate, trained, tmp_path):

@@ -118,6 +118,77 @@ def test_real_videos_of_different_names_are_said(tmp_path):
     assert not any("real videos" in line for folders in ((a, a), (a, c)) for line in lines(*folders))
 
 
+def test_numbers_of_real_samples_have_to_agree(tmp_path):
+    row = {"metric": "fvd2048_16f", "value": 100.0, "interval": [99.0, 101.0], "num_real": 64}
+    a, b = write(tmp_path / "a", row), write(tmp_path / "b", row | {"value": 50.0, "num_real": 8})
+    line, note = lines(a, b)[-2:]
+    assert line == "fvd2048_16f 100 (99 to 101) 50 (99 to 101) -50 ± 51"
+    assert note == "fvd2048_16f: A and B differ in the number of real samples: the values cannot be compared."
+
+
+def test_real_videos_are_known_by_their_content(tmp_path):
+    def results(name, *, content, real_name):
+        real = {"num_videos": 9, "fingerprint": content}
+        more = {"num_real": 9, "real_data": real, "real_name": real_name}
+        return write(tmp_path / name, {"metric": "fvd2048_16f", "value": 1.0, "interval": [0.0, 2.0], **more})
+
+    a = results("a", content="1", real_name="train")
+    renamed = results("renamed", content="1", real_name="clips.zip")
+    other = results("other", content="2", real_name="train")
+    assert lines(a, renamed)[-1] == "fvd2048_16f 1 (0 to 2) 1 (0 to 2) +0 ± 1.4 undecided"
+    assert lines(a, other)[-1] == "fvd2048_16f: A and B differ in the real videos: the values cannot be compared."
+
+
+def test_one_extractor_under_two_names(tmp_path):
+    row = {"metric": "fvd2048_16f", "value": 1.0, "interval": [0.0, 2.0]}
+    a, b = (write(tmp_path / x, {**row, "detector": {"file": f"{x}.pt", "sha256": "1"}}) for x in "ab")
+    assert lines(a, b)[-1].endswith("undecided")
+
+
+def test_several_samples_of_one_video_allow_no_verdict(tmp_path):
+    """They are resampled as if they were independent. The real samples are the same for both models."""
+    row = {"metric": "fvd64_16f", "value": 9.0, "interval": [8.0, 10.0], "num_fake": 64, "num_real": 64}
+    row |= {"protocol": {"count": 64, "samples": "clips"}, "real_data": {"num_videos": 4}}
+    a = write(tmp_path / "a", row | {"fake": {"num_videos": 64}})
+    b = write(tmp_path / "b", row | {"value": 90.0, "interval": [89.0, 91.0], "fake": {"num_videos": 4}})
+    c = write(tmp_path / "c", row | {"value": 90.0, "interval": [89.0, 91.0], "fake": {}})
+    line, note = lines(a, b)[-2:]
+    assert line == "fvd64_16f 9 (8 to 10) 90 (89 to 91) +81 ± 1.4"
+    assert note == (
+        "fvd64_16f: the 64 generated clips of B are from 4 videos: those of one video are alike, so the interval is "
+        "too narrow for a verdict."
+    )
+    assert lines(a, c)[-1].endswith("A is better")
+
+
+def test_means_over_different_numbers_of_samples_allow_no_verdict(tmp_path):
+    row = {"metric": "warping256_2v", "value": 0.1, "interval": [0.09, 0.11], "num_fake": 256, "num_measured": 256}
+    a = write(tmp_path / "a", row)
+    b = write(tmp_path / "b", row | {"value": 0.01, "interval": [0.01, 0.01], "num_measured": 3})
+    assert lines(a, b)[-1] == (
+        "warping256_2v: A and B differ in the number of samples that have a value: the values cannot be compared."
+    )
+
+
+def test_metrics_of_other_checkpoints_than_the_first_are_said(tmp_path):
+    row = {"value": 1.0, "checkpoint": "network-snapshot-020000.pt", "cur_nimg": 20_000_000}
+    old = {"value": 1.0, "checkpoint": "network-snapshot-005000.pt", "cur_nimg": 5_000_000}
+    kvd = {"metric": "kvd2048_16f"}
+    a = write(tmp_path / "a", {"metric": "fvd2048_16f", **row}, {**kvd, **old})
+    b = write(tmp_path / "b", {"metric": "fvd2048_16f", **row}, {**kvd, **row})
+    assert lines(a, b)[-1] == (
+        "kvd2048_16f: A is another model here than in the line above: network-snapshot-005000.pt, 5000 kimg."
+    )
+    assert lines(b, b)[-1] == "kvd2048_16f 1 1 +0"
+    named = {**row, "fake_name": "run", "checkpoint": "latest.pt"}  # by python -m metrics
+    c = write(tmp_path / "c", {"metric": "fvd2048_16f", **named, "checkpoint_sha256": "0" * 64}, {**kvd, **row})
+    assert lines(c, c)[-1] == "kvd2048_16f 1 1 +0"
+    write(c, {**kvd, **named, "checkpoint_sha256": "1" * 64})
+    assert lines(c, b)[-1] == (
+        "kvd2048_16f: A is another model here than in the line above: run, latest.pt, 20000 kimg, SHA-256 111111111111."
+    )
+
+
 def test_only_strides_of_frames_that_were_compared_with_have_to_agree(tmp_path):
     row = {"metric": "fvd2048_16f", "value": 100.0, "interval": [99.0, 101.0], "num_real": 2048}
     a, b = (write(tmp_path / f"{stride}", {**row, "frame_stride": stride}) for stride in (1, 4))

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from dnnlib import UserError
-from metrics.results import append_row, is_best, read_metric_rows, result_path, row_summary
+from metrics.results import append_row, differences, figures, is_best, read_metric_rows, result_path, row_summary
 from training.checkpoints.snapshot_files import keep_as_best
 
 
@@ -90,6 +90,42 @@ def test_best_without_hard_links(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_the_best_is_one_of_comparable_rows(tmp_path):
+    """A run folder may also hold rows of other models, real videos, and feature extractors."""
+    own = {"real_data": {"fingerprint": "1"}, "detector": {"file": "a.pt", "sha256": "1"}, "num_fake": 64}
+    append_row(tmp_path, row(5.0, **own))
+    others = [
+        {"real_data": {"fingerprint": "2"}},
+        {"detector": {"file": "a.pt", "sha256": "2"}},
+        {"num_fake": 32},
+        {"fake_name": "another-run"},
+    ]
+    for other in others:
+        append_row(tmp_path, row(1.0, **own | other))
+    assert is_best(tmp_path, row(4.0, **own)) and not is_best(tmp_path, row(6.0, **own))
+    renamed = own | {"detector": {"file": "b.pt", "sha256": "1"}}
+    assert is_best(tmp_path, row(4.0, **renamed)) and not is_best(tmp_path, row(6.0, **renamed))
+
+
+def test_content_of_the_real_videos_decides_where_it_is_known():
+    """The same clips, from frames that the dataset tool has thinned or not; rows of earlier versions say less."""
+    thinned = row(1.0, num_real=9, frame_stride=1, real_data={"num_videos": 3, "fingerprint": "1"})
+    assert differences(thinned, thinned | {"frame_stride": 4}) == []
+    old = row(1.0, num_real=9, frame_stride=1, real_data={"num_videos": 3})
+    assert differences(old, thinned) == differences(thinned, old) == []
+    assert differences(old | {"frame_stride": 4}, thinned) == ["the frame stride"]
+    other = thinned | {"real_data": {"num_videos": 3, "fingerprint": "2"}}
+    assert differences(thinned, other) == ["the real videos"]
+    assert differences(thinned, thinned | {"num_real": 8}) == ["the number of real samples"]
+
+
+@pytest.mark.parametrize("damaged", ["x", True, None, [1]])
+def test_rows_with_damaged_entries_are_compared(damaged):
+    entries = {"fake": damaged, "real_data": damaged, "detector": damaged, "protocol": damaged}
+    assert differences(row(1.0, **entries), row(2.0, **entries)) == []
+    assert figures("m", row(1.0, recall=damaged, interval=damaged))["m"] == (1.0, None, False)
+
+
 def test_summary():
     entry = row(
         12.345,
@@ -113,3 +149,23 @@ def test_summary():
         assert part in text
     entry["detector"]["published_file"] = None
     assert "SHA-256 ab" in row_summary(entry)
+
+
+def test_a_summary_says_how_many_samples_are_behind_a_value():
+    entry = row(
+        0.01,
+        interval=None,
+        num_fake=64,
+        fake={"num_videos": 4},
+        num_real=64,
+        real_data={"num_videos": 1},
+        num_measured=3,
+        protocol={"count": 64, "samples": "clips"},
+        detector={},
+    )
+    text = "fvd64_16f 0.01; 64 generated clips of 4 videos (only 3 have a value), 64 real of 1 video"
+    assert row_summary(entry) == text
+    complete = {"fake": {"num_videos": 64}, "num_measured": 64, "real_data": {"num_videos": 64}}
+    assert row_summary(entry | complete) == "fvd64_16f 0.01; 64 generated clips, 64 real"
+    images = {"protocol": {"count": 64, "samples": "images"}}  # the real ones are the whole dataset
+    assert row_summary(entry | images).endswith("; 64 generated images of 4 videos (only 3 have a value), 64 real")

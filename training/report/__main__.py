@@ -19,6 +19,7 @@ import click
 
 from dnnlib import UserError, atomic_write, format_bytes, format_time, run_cli
 from dnnlib.command_line import Command
+from metrics.results import added_by_training, comparable_rows, figures
 from training.checkpoints.snapshot_files import check_output
 from training.data.names import RUN_OPTIONS
 from training.report.charts import is_constant, line_chart, number_text
@@ -163,28 +164,34 @@ def _metrics(found: dict[str, list[dict[str, Any]]]) -> str:
         return "<p>None were measured (metrics=[…] while training, or python -m metrics).</p>"
     parts, charts = [], []
     for name, rows in found.items():
-        values = [number(row["value"]) for row in rows]
-        higher = rows[-1].get("higher_is_better")
-        best = None if not isinstance(higher, bool) else (max if higher else min)(values)
-        places = [number(row.get("cur_nimg")) / 1000 for row in rows]
-        if len(rows) > 1 and all(map(math.isfinite, places)):
-            line = sorted(zip(places, values))  # snapshots are measured in any order
-            charts.append(_chart(name, [Curve.of(name, *zip(*line, strict=True))]))
-        listed = list(zip(rows, values, places))
-        latest = listed[-METRIC_ROWS:]
-        older = [] if best in values[-METRIC_ROWS:] else [entry for entry in listed if entry[1] == best][-1:]
-        for row, value, place in older + latest:
-            bounds = row.get("interval")
-            bounds = [number(bound) for bound in bounds] if isinstance(bounds, list) and len(bounds) == 2 else []
-            cells = [
-                name,
-                number_text(place),
-                number_text(value) + (" (best)" if value == best and len(rows) > 1 else ""),
-                " to ".join(map(number_text, bounds)) if bounds else "–",
-                {True: "higher", False: "lower"}.get(higher, "–") if isinstance(higher, bool) else "–",
-                number_text(number(row.get("num_fake"))),
-            ]
-            parts.append("<tr>" + "".join(f"<td>{_escape(cell)}</td>" for cell in cells) + "</tr>")
+        # Rows that cannot be compared with the run's newest one, such as of other real videos, are listed, not ranked.
+        newest = next((row for row in reversed(rows) if added_by_training(row)), rows[-1])
+        alike = set(map(id, comparable_rows(rows, newest)))
+        for label, (_, _, higher) in figures(name, newest).items():
+            listed = []
+            for row in rows:
+                value, interval, _ = figures(name, row).get(label, (None, None, None))
+                if value is not None:
+                    listed.append((id(row) in alike, row, number(value), interval, number(row.get("cur_nimg")) / 1000))
+            ranked = [(place, value) for own, _, value, _, place in listed if own]
+            best = (max if higher else min)(value for _, value in ranked) if isinstance(higher, bool) else None
+            if len(ranked) > 1 and all(math.isfinite(place) for place, _ in ranked):
+                line = sorted(ranked)  # snapshots are measured in any order
+                charts.append(_chart(label, [Curve.of(label, *zip(*line, strict=True))]))
+            latest, older = listed[-METRIC_ROWS:], listed[:-METRIC_ROWS]
+            of_best = [entry for entry in older if entry[0] and entry[2] == best][-1:]
+            if any(own and value == best for own, _, value, _, _ in latest):
+                of_best = []
+            for own, row, value, interval, place in of_best + latest:
+                cells = [
+                    label + ("" if own else " (not comparable)"),
+                    number_text(place),
+                    number_text(value) + (" (best)" if own and value == best and len(ranked) > 1 else ""),
+                    " to ".join(map(number_text, interval)) if interval else "–",
+                    {True: "higher", False: "lower"}.get(higher, "–") if isinstance(higher, bool) else "–",
+                    number_text(number(row.get("num_fake"))),
+                ]
+                parts.append("<tr>" + "".join(f"<td>{_escape(cell)}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{name}</th>" for name in ("metric", "kimg", "value", "95 %", "better is", "generated"))
     return f'<div class="charts">{"".join(charts)}</div><table><tr>{head}</tr>{"".join(parts)}</table>'
 

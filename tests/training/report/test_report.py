@@ -137,6 +137,34 @@ def test_the_best_snapshot_is_listed_however_old_it_is(run):
     assert values(measured, None) == latest
 
 
+def test_precision_and_recall_are_two_lines(run):
+    rows = [
+        {"value": 0.5, "recall": 0.25, "interval": [0.4, 0.6], "recall_interval": [0.2, 0.3], "cur_nimg": 1000},
+        {"value": 0.6, "recall": 0.1, "interval": None, "recall_interval": None, "cur_nimg": 2000},
+    ]
+    (run / "metric-pr.jsonl").write_text("".join(json.dumps({"metric": "pr", **row}) + "\n" for row in rows))
+    text = write_report(run).read_text()
+    assert re.findall(r"<tr><td>pr (.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", text) == [
+        ("precision", "1", "0.5", "0.4 to 0.6", "higher"),
+        ("precision", "2", "0.6 (best)", "–", "higher"),
+        ("recall", "1", "0.25 (best)", "0.2 to 0.3", "higher"),
+        ("recall", "2", "0.1", "–", "higher"),
+    ]
+    assert "<figcaption>pr precision <b>" in text and "<figcaption>pr recall <b>" in text
+
+
+def test_values_of_other_real_videos_are_no_part_of_a_curve(run):
+    rows = [json.loads(line) for line in (run / "metric-m.jsonl").read_text().splitlines()]
+    before = tags(write_report(run)).all("polyline")
+    foreign = {**rows[1], "value": 1, "fake_name": "run", "real_data": {"num_videos": 3}}
+    (run / "metric-m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (foreign, *rows, foreign)))
+    page = write_report(run)
+    assert tags(page).all("polyline") == before
+    found = re.findall(r"<tr><td>(m.*?)</td><td>(.*?)</td><td>(.*?)</td>", page.read_text())
+    own = [("m", "0", "9"), ("m", "1", "4 (best)"), ("m", "2", "6")]
+    assert found == [("m (not comparable)", "1", "1"), *own, ("m (not comparable)", "1", "1")]
+
+
 def test_runs_say_how_long_they_will_take_and_old_ones_do_not(run):
     def tiles():
         write_report(run)

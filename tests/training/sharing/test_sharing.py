@@ -182,6 +182,12 @@ def test_intervals_of_a_card(interval, cell):
     assert f"| m | 3 | {cell} |" in card
 
 
+def test_recall_in_a_card():
+    row = {"metric": "pr50k3_full", "value": 0.5, "recall": 0.25, "interval": [0.4, 0.6], "recall_interval": None}
+    card = model_card("a", about={}, resolution=64, metrics=[row])
+    assert "| pr50k3_full precision | 0.5 | 0.4 to 0.6 |\n| pr50k3_full recall | 0.25 |  |\n" in card
+
+
 def test_a_card_without_label_vectors_and_damaged_progress():
     dataset = {"name": "clips", "label_examples": [[0.1234567, 2.5]] * 64}
     card = model_card("a", about={"dataset": dataset, "progress": {"cur_nimg": "24k"}}, resolution=64)
