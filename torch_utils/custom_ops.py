@@ -284,9 +284,10 @@ def load_library(label: str, recipe: op_build.BuildRecipe, loader: Any) -> Any:
     try:
         return loader(str(path))
     except OSError as error:
-        if "failed to map segment" in str(error):  # no fault of the file
+        reason = error.__cause__ or error  # newer versions of PyTorch raise their own error from the system's
+        if "failed to map segment" in str(reason):  # no fault of the file
             raise BuildError(
-                f"{path} does not load ({error}): if that folder may not hold programs (mount option noexec), let "
+                f"{path} does not load ({reason}): if that folder may not hold programs (mount option noexec), let "
                 f"{op_build.CACHE_VARIABLE} name another."
             ) from error
         shutil.rmtree(path.parent, ignore_errors=True)
@@ -294,7 +295,7 @@ def load_library(label: str, recipe: op_build.BuildRecipe, loader: Any) -> Any:
     try:
         return loader(str(path))
     except OSError as error:
-        raise BuildError(f"{path} does not load: {error}") from error
+        raise BuildError(f"{path} does not load: {error.__cause__ or error}") from error
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -228,17 +229,34 @@ def test_a_damaged_library_is_built_anew(sources):
     assert path.read_bytes()[:4] == b"\x7fELF"
 
 
-def test_a_cache_without_permission_to_execute(monkeypatch, tmp_path):
+# PyTorch's loader raises an error of its own, whose cause is the system's; that of older versions raises the system's.
+LOADERS = pytest.mark.parametrize("loader", [torch.ops.load_library, ctypes.CDLL])
+
+
+@pytest.fixture
+def unloadable(monkeypatch, tmp_path):
+    """A library that the system does not load: its path, the system's reasons, and the builds."""
+    path, reasons, builds = tmp_path / "toy" / "library.so", [], []
+
+    def build(label, recipe):
+        builds.append(label)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        return path
+
+    def refuse(self, *args, **kwargs):
+        raise OSError(reasons.pop(0))
+
+    monkeypatch.setattr(op_build, "build", build)
+    monkeypatch.setattr(ctypes.CDLL, "__init__", refuse)
+    return path, reasons, builds
+
+
+@LOADERS
+def test_a_cache_without_permission_to_execute(unloadable, loader):
     """The libraries in it are sound."""
-    path = tmp_path / "toy" / "library.so"
-    path.parent.mkdir()
-    path.touch()
-    builds = []
-    monkeypatch.setattr(op_build, "build", lambda label, recipe: builds.append(label) or path)
-
-    def loader(name):
-        raise OSError(f"{name}: failed to map segment from shared object")
-
+    path, reasons, builds = unloadable
+    reasons += [f"{path}: failed to map segment from shared object"]
     with pytest.raises(BuildError) as caught:
         custom_ops.load_library("toy", None, loader)
     assert str(caught.value) == (
@@ -246,6 +264,16 @@ def test_a_cache_without_permission_to_execute(monkeypatch, tmp_path):
         "programs (mount option noexec), let VIDEO3D_OPS_CACHE name another."
     )
     assert builds == ["toy"] and path.is_file()
+
+
+@LOADERS
+def test_a_library_that_does_not_load_even_anew(unloadable, loader):
+    path, reasons, builds = unloadable
+    reasons += [f"{path}: file too short", f"{path}: undefined symbol: twice"]
+    with pytest.raises(BuildError) as caught:
+        custom_ops.load_library("toy", None, loader)
+    assert str(caught.value) == f"{path} does not load: {path}: undefined symbol: twice"
+    assert builds == ["toy", "toy"]
 
 
 @needs_compiler
