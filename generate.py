@@ -166,7 +166,8 @@ def build_layouts(request: RenderRequest, generator) -> tuple[list, list]:
         layers = {"foreground": generator.foreground.num_ws, "total": generator.num_ws}
         contents += [of_seeds.mix(mix, mix.numbers(**layers)) for mix in request.style_mix]
     codes = load_codes_of_files(request.codes, generator)
-    contents += [file_content(path, found) for path, found in zip(request.codes, codes)]
+    of_files = {path: file_content(path, found) for path, found in zip(request.codes, codes)}
+    contents += [of_files[path] for path in request.codes]  # a loop may pass one several times
     motions = None if request.motion_seeds is None else [of_seeds.motion(seed) for seed in request.motion_seeds]
     columns, interpolate = request.columns, request.interpolate
     return lay_out(contents, motions, grid=request.grid, columns=columns, interpolate=interpolate), codes

@@ -249,6 +249,9 @@ def test_codes_of_a_file_from_other_cameras_with_another_motion(render, network,
     assert np.array_equal(frames(render.out / name)[1], shown(still.render(1.0, network[1].camera_prior.at())))
     names = render("--codes", codes[0], "--seeds", "1", "--interpolate", "w", *FEW)
     assert "rotation_camera_yaw_interpolate-w_seed0001+codes-codes_motion0001+motion-codes" in names
+    names = render("--codes", codes[0], "--seeds", "1", "--codes", codes[0], "--interpolate", "w", *FEW)
+    passed = "seed0001+codes-codes+codes-codes_motion0001+motion-codes+motion-codes"
+    assert f"rotation_camera_yaw_interpolate-w_{passed}" in names
 
 
 def test_codes_of_another_network_are_rendered_with_a_warning(render, codes, tmp_path):

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -260,9 +260,15 @@ def lay_out(
         columns: All videos as a sheet of so many columns, or so many loops side by side (see `_loops`); None: no sheet.
 
     Raises:
-        ValueError: Two videos would have one name.
+        ValueError: Different contents or motions have one name, so that those of two videos could be one, too.
     """
     motions = [content.motion for content in contents] if motions is None else list(motions)
+    for kind, items in [("contents", contents), ("motions", motions)]:
+        for name, count in collections.Counter(item.name for item in dict.fromkeys(items)).items():
+            if count > 1:
+                raise ValueError(
+                    f"{count} {kind} would be called {name}: name the files of codes differently, each once."
+                )
     if grid:
         return [_grid(contents, motions)]
     if interpolate is not None:
@@ -274,13 +280,10 @@ def lay_out(
         return [Sheet(name, _loops(contents, motions, space=interpolate, count=columns), columns)]
     pairs = pair_seeds(list(contents), motions)
     layouts = [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
-    if columns is not None:
-        name = f"sheet_{_name(dict.fromkeys(contents), dict.fromkeys(motions))}"
-        return [Sheet(name, layouts, columns)]
-    for name, count in collections.Counter(layout.name for layout in layouts).items():
-        if count > 1:
-            raise ValueError(f"{count} videos would be called {name}: name the files of codes differently, each once.")
-    return layouts
+    if columns is None:
+        return layouts
+    name = f"sheet_{_name(*zip(*pairs))}"  # lists of pairs that differ have different names
+    return [Sheet(name, layouts, columns)]
 
 
 def shows_several(name: str) -> bool:
@@ -288,7 +291,7 @@ def shows_several(name: str) -> bool:
     return SEVERAL.match(name) is not None
 
 
-def _name(contents: Iterable[ContentCodes], motions: Iterable[MotionCode]) -> str:
+def _name(contents: Sequence[ContentCodes], motions: Sequence[MotionCode]) -> str:
     """The part of a file's name that tells the contents and motions of a grid, loop or sheet."""
     return "_".join(join_names([item.name for item in items]) for items in (contents, motions))
 

@@ -151,7 +151,7 @@ def test_two_files_of_codes_of_one_name(run, generator, tmp_path):
     for path in paths:
         Path(path).parent.mkdir()
         G.save_codes(path, G.codes(seed=[3]))
-    message = "2 videos would be called codes-codes_motion-codes: name the files of codes differently, each once."
+    message = "2 contents would be called codes-codes: name the files of codes differently, each once."
     with pytest.raises(UserError, match=f"^{message}$"):
         run("--codes", paths[0], "--codes", paths[1])
     assert not run.out.exists()

@@ -181,13 +181,37 @@ def test_loops_that_make_no_sheet(known):
     assert sheet(1, 6, 3)[0].columns == 3
 
 
-def test_two_videos_never_have_one_name():
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"grid": True}, {"columns": 2}, {"interpolate": "w"}, {"interpolate": "w", "columns": 1}],
+)
+def test_different_contents_never_have_one_name(known, options):
     saved = types.SimpleNamespace(ws=torch.zeros(3, 6), z_motion=torch.zeros(5), z_bg=torch.zeros(4))
     contents = [file_content(path, saved) for path in ("a/codes.npz", "b/codes.npz")]
-    with pytest.raises(ValueError, match="2 videos would be called codes-codes_motion-codes: name the files"):
-        lay_out(contents, None, grid=False, interpolate=None)
-    assert lay_out(contents, None, grid=True, interpolate=None)[0].rows == 2
-    assert lay_out(contents, None, grid=False, interpolate=None, columns=1)[0].rows == 2
+    options = {"grid": False, "interpolate": None, **options}
+    message = "^2 contents would be called codes-codes: name the files of codes differently, each once.$"
+    for motions in (None, [known.motion(1)], [known.motion(1), known.motion(2)]):
+        with pytest.raises(ValueError, match=message):
+            lay_out(contents, motions, **options)
+    twice = [contents[0], known.content(1), contents[0], known.content(2)]
+    assert len(lay_out(twice, None, **options)) == (1 if set(options.values()) - {False, None} else 3)
+
+
+def test_different_sheets_never_have_one_name(known):
+    def sheet(contents, motions):
+        contents = [known.content(seed) for seed in contents]
+        moves = [known.motion(seed) for seed in motions]
+        return lay_out(contents, moves, grid=False, interpolate=None, columns=2)[0]
+
+    assert {sheet(*seeds).name: len(sheet(*seeds).videos) for seeds in [
+        ((3, 5, 3, 5), (1, 1, 2, 2)), ((3, 5), (1, 2, 2)), ((3, 5), (1, 2)), ((3, 5), (1, 1)), ((3,), (1, 2)),
+    ]} == {
+        "sheet_seed0003+0005+0003+0005_motion0001+0001-0002+0002": 4,
+        "sheet_seed0003+0003+0005+0005_motion0001-0002+0001-0002": 4,
+        "sheet_seed0003+0005_motion0001-0002": 2,
+        "sheet_seed0003+0005_motion0001": 2,
+        "sheet_seed0003_motion0001-0002": 2,
+    }  # fmt: skip
 
 
 def test_a_loop_that_passes_a_content_twice_has_a_name_of_its_own(known):
