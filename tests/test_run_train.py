@@ -574,7 +574,7 @@ def test_a_script_that_does_not_guard_its_call(tmp_path, data):
         "UserError: This program starts processes, and each of them imports the script that called it: put the call "
         'under `if __name__ == "__main__":` in the script.\n'
     ) in done.stderr
-    last = r"UserError: process \d of the training ended with exit code 1; what it has printed may tell why\.\n$"
+    last = r"UserError: process \d ended with exit code 1; what it has printed may tell why\.\n$"
     assert re.search(last, done.stderr)
     assert len(list((tmp_path / "runs").iterdir())) == 1
 

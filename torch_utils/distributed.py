@@ -218,8 +218,8 @@ def _exchange() -> Iterator[None]:
         if LOST.search(str(error)) is None:
             raise
         raise PeerLost(
-            f"Process {rank() or environment_rank()} of the training lost contact with another one, which has ended or "
-            "does not answer; its own output says why."
+            f"Process {rank() or environment_rank()} lost contact with another one, which has ended or does not "
+            "answer; its own output says why."
         ) from error
 
 

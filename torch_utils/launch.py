@@ -185,11 +185,11 @@ def _raise(failed: Sequence[BaseProcess], folder: Path, asked: Sequence[int]) ->
             if number in asked:
                 raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
             hint = " (the system does that when the memory is full)" if number == signal.SIGKILL else ""
-            raise UserError(f"{process.name} of the training was ended by {signal.Signals(number).name}{hint}.")
+            raise UserError(f"{process.name} was ended by {signal.Signals(number).name}{hint}.")
     for report in reports:
         raise UserError(report["text"])
     told = "what it has printed may tell why"
-    raise UserError(f"{failed[0].name} of the training ended with exit code {failed[0].exitcode}; {told}.")
+    raise UserError(f"{failed[0].name} ended with exit code {failed[0].exitcode}; {told}.")
 
 
 def _worker(

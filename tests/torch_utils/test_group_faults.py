@@ -23,8 +23,9 @@ def run_two(function, *args, **options):
 
 
 def test_a_killed_process_takes_the_other_one_with_it():
-    with pytest.raises(UserError, match=r"process 1 of the training was ended by SIGKILL"):
+    with pytest.raises(UserError) as caught:
         run_two(group_faults.die)
+    assert str(caught.value) == "process 1 was ended by SIGKILL (the system does that when the memory is full)."
     assert multiprocessing.active_children() == []
 
 
@@ -55,7 +56,7 @@ def test_a_signal_after_which_processes_end_by_themselves_is_returned():
 
 def test_a_process_that_does_not_answer_is_given_up(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "GRACE", 1.0)
-    with pytest.raises(UserError, match=r"Process 0 of the training lost contact"):
+    with pytest.raises(UserError, match=r"Process 0 lost contact"):
         run_two(group_faults.hang, str(tmp_path), timeout=timedelta(seconds=10))  # which the start takes less than
     assert (tmp_path / "hangs").exists() and multiprocessing.active_children() == []
 
@@ -67,7 +68,7 @@ def test_patience_outlasts_the_time_limit():
 def test_the_main_process_is_waited_for_and_waits_for_nobody(monkeypatch):
     monkeypatch.setattr(launch, "GRACE", 1.0)
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"Process 0 of the training lost contact"):
+    with pytest.raises(UserError, match=r"Process 0 lost contact"):
         run_two(group_faults.hang_while_main_works_alone, 8.0, timeout=timedelta(seconds=4))
     assert time.monotonic() - began > 12
     assert multiprocessing.active_children() == []
