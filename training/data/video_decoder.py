@@ -133,7 +133,8 @@ class Remarks:
     Attributes:
         warnings: Decoder's warnings about pictures before the first frame: a recording that was cut between two key
             frames begins with pictures that cannot be decoded.
-        repeated, left_out: Frames of a file of variable frame rate that are used twice, and not at all.
+        repeated, left_out: Frames that are used several times, and not at all: in a file of variable frame rate, or one
+            that leaves out repeated frames (Theora).
         untimed: Reason why a variable frame rate is unknown.
         hdr: HLG or PQ, if it was tone-mapped.
         deinterlaced: True if frames were deinterlaced.
@@ -165,8 +166,8 @@ def describe_remarks(remarks: Iterable[Remarks]) -> list[str]:
     if uneven := [remark for remark in remarks if remark.repeated or remark.left_out]:
         repeated, left_out = sum(r.repeated for r in uneven), sum(r.left_out for r in uneven)
         lines.append(
-            f"{len(uneven)} video(s) have a variable frame rate: their frames were made evenly spaced in time "
-            f"({repeated} repeated, {left_out} left out)."
+            f"{len(uneven)} video(s) have a variable frame rate, or repeat frames: their frames were made evenly "
+            f"spaced in time ({repeated} repeated, {left_out} left out)."
         )
     if untimed := [remark.untimed for remark in remarks if remark.untimed]:
         lines.append(

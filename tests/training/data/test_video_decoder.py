@@ -70,7 +70,8 @@ def test_frames_of_a_variable_rate_become_evenly_spaced_for_every_reader(contain
     assert probe_video(str(movie)).fps == pytest.approx(10)
     assert numbers(finish(decode_video(str(movie), stride=3, limit=5))[0]) == found[::3][:5]
     line = (
-        "1 video(s) have a variable frame rate: their frames were made evenly spaced in time (4 repeated, 0 left out)."
+        "1 video(s) have a variable frame rate, or repeat frames: their frames were made evenly spaced in time (4 "
+        "repeated, 0 left out)."
     )
     result = CliRunner().invoke(main, [str(source), str(tmp_path / "out"), "--workers", "1"], catch_exceptions=False)
     assert line in result.stderr
@@ -89,7 +90,7 @@ def test_rates_that_change_and_pauses(tmp_path, steady, capsys):
     vf, shown = UNEVEN["slower"]
     run_ffmpeg("-i", steady, "-vf", vf, "-fps_mode", "vfr", "-c:v", "libx264", "-crf", "1", tmp_path / "slower.mp4")
     assert numbers(read_clip(tmp_path / "slower.mp4", 8)) == shown
-    assert "--clip: 1 video(s) have a variable frame rate" in capsys.readouterr().err
+    assert "--clip: 1 video(s) have a variable frame rate, or repeat frames: their" in capsys.readouterr().err
     # Fast bursts and one long pause: the pause is no motion, and would become thousands of frames.
     run_ffmpeg("-i", steady, "-vf", "setpts='(N+gte(N,10)*20000)/10/TB'", "-fps_mode", "vfr", tmp_path / "pause.mkv")
     frames, remarks = finish(decode_video(str(tmp_path / "pause.mkv")))
@@ -119,6 +120,10 @@ def test_repeated_frames_of_theora(tmp_path):
     frames, remarks = finish(decode_video(str(tmp_path / "a.ogv")))
     truth = np.stack(finish(decode_video(str(tmp_path / "truth.mkv")))[0]).astype(int)
     assert len(frames) == 50 and np.abs(truth - frames).max() <= 3
+    assert describe_remarks([remarks]) == [
+        "1 video(s) have a variable frame rate, or repeat frames: their frames were made evenly spaced in time "
+        f"({remarks.repeated} repeated, 0 left out)."
+    ]
     assert 8 <= remarks.repeated <= 13 and probe_video(str(tmp_path / "a.ogv")).fps == 25  # key frames are not empty
     for _ in range(12):  # whose pictures may differ with several threads
         assert np.array_equal(finish(decode_video(str(tmp_path / "a.ogv"), threads=4))[0], frames)
