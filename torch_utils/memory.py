@@ -8,6 +8,7 @@ kept, however, cannot always be reused: tensors of other sizes do not fit into t
 import contextlib
 import ctypes
 import os
+import pickle
 import re
 import sys
 from collections.abc import Iterator
@@ -61,15 +62,20 @@ def _mallopt(*settings: tuple[int, int]) -> bool:
 # ----------------------------------------------------------------------------------------------------------------------
 # Out of memory
 
-# PyTorch's allocator for the CPU has no error class of its own, and TorchScript replaces that of GPUs.
-WORDS = re.compile(r"out of memory|not enough memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
+# PyTorch's allocator for the CPU has no error class of its own, TorchScript replaces that of GPUs, and libraries like
+# cuBLAS and cuDNN have error codes.
+WORDS = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|_ALLOC(ATION)?_FAILED",
+    re.IGNORECASE,
+)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """True if an error says that the memory of a GPU or of the host is full."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and WORDS.search(str(error)) is not None
+    # PyTorch 2.4 turns the RuntimeErrors of its reader of files into UnpicklingErrors.
+    return isinstance(error, (RuntimeError, pickle.UnpicklingError)) and WORDS.search(str(error)) is not None
 
 
 @contextlib.contextmanager
@@ -84,7 +90,7 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, pickle.UnpicklingError) as error:
         if not is_out_of_memory(error):
             raise
         lines = str(error).split("\n")  # TorchScript's begin with a traceback

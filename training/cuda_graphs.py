@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from dnnlib import UserError
+from torch_utils.memory import is_out_of_memory
 from torch_utils.rng import RandomStream
 from torch_utils.training_stats import Statistics
 from training.loss import VideoBatch
@@ -97,9 +98,9 @@ class PhaseGraphs:
                 torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"),
             ):
                 step(own)
-        except torch.cuda.OutOfMemoryError:  # a RuntimeError, too; the command gives its own advice
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):  # the command gives its own advice
+                raise
             raise UserError(
                 f"cuda_graphs=true: the phase {phase.name} cannot be recorded ({str(error).splitlines()[0]}). Continue "
                 "with resume_run= and cuda_graphs=false."
