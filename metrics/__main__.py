@@ -331,7 +331,7 @@ def open_generator(
     from metrics.generated_videos import GeneratedVideos, draw_labels
     from training.checkpoints.snapshot import average_generator
 
-    generator = average_generator(content, source=snapshot).to(device)
+    generator = average_generator(content, source=snapshot, device=device)
     trained = {**content["dataset"], **content["progress"]}
     label = None
     if generator.c_dim > 0:

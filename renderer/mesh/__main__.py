@@ -78,7 +78,9 @@ def main(
 
     generator, videos = load_scenes(scenes, network_pkl, device=options["device"])
     making = {name: options[name] for name in ("resolution", "level", "min_piece", "chunk", "check")}
-    maker = GeneratedMeshes(generator, **making)
+    advice = "Lower --chunk or --resolution."
+    with explain_out_of_memory(advice):
+        maker = GeneratedMeshes(generator, **making)
     notes = [] if nearby is None else [nearby]
     for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, scenes.motion_seeds):
         click.echo(note, err=True)
@@ -90,7 +92,7 @@ def main(
     from renderer.mesh.files import write_glb, write_ply
     from renderer.video import save_png
 
-    explained, missing = explain_out_of_memory("Lower --chunk or --resolution."), []
+    explained, missing = explain_out_of_memory(advice), []
     with explained, tqdm(total=len(videos) * len(shown), unit="mesh", disable=None) as progress:
 
         def leave_out(reason: str, number: int) -> None:

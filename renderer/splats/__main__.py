@@ -56,7 +56,9 @@ def main(
     from training.inference.splats import GeneratedSplats
 
     generator, videos = load_scenes(scenes, network_pkl, device=options["device"])
-    maker = GeneratedSplats(generator, resolution=resolution, size=size, chunk=options["chunk"])
+    advice = "Lower --chunk, --resolution or --size."
+    with explain_out_of_memory(advice):
+        maker = GeneratedSplats(generator, resolution=resolution, size=size, chunk=options["chunk"])
     notes = [] if nearby is None else [nearby]
     for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, scenes.motion_seeds):
         click.echo(note, err=True)
@@ -68,7 +70,7 @@ def main(
     from renderer.splats.gaussians import read_ply, write_ply
     from renderer.video import save_png
 
-    explained, missing = explain_out_of_memory("Lower --chunk, --resolution or --size."), []
+    explained, missing = explain_out_of_memory(advice), []
     with explained, tqdm(total=len(videos) * len(shown), unit="file", disable=None) as progress:
         for video in videos:
             stem = f"splats_{video.name}"

@@ -24,6 +24,7 @@ from metrics.generated_videos import GeneratedClips, GeneratedVideos
 from metrics.random_features import RandomFeatures
 from metrics.real_videos import StoredVideos
 from renderer.video import VideoWriter
+from tests.full_memory import fill_gpu, loading_message
 from tests.metrics.detector_files import SmallClips, save_i3d, save_inception, save_torchscript
 from tests.small_network import small_generator
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
@@ -419,7 +420,7 @@ def test_mistakes(words, message, trained, tmp_path, monkeypatch, capsys):
     assert list((tmp_path / "out").glob("*")) == []
 
 
-def test_a_full_memory_is_one_line(evaluate, tmp_path, monkeypatch):
+def test_a_full_memory_is_one_line(evaluate, trained, tmp_path, monkeypatch):
     class Insatiable(torch.nn.Module):
         def forward(self, x: torch.Tensor):
             return torch.zeros([1 << 40])[:, None]
@@ -436,6 +437,10 @@ def test_a_full_memory_is_one_line(evaluate, tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         evaluate("flicker32_16f")
     assert str(caught.value) == "The memory is full. A batch holds --batch-size=8 videos: lower it."
+    fill_gpu(monkeypatch)
+    with pytest.raises(UserError) as caught:
+        evaluate("flicker32_16f")
+    assert str(caught.value) == loading_message(next((trained / "runs").iterdir()) / "latest-network-snapshot.pt")
 
 
 def test_what_needs_a_generator_or_real_videos(evaluate, trained):

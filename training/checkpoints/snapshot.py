@@ -399,7 +399,8 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
     if is_pickle(path):
         from training.published.loader import read_published
 
-        return _described(read_published(path, average_only=average_only))
+        with explain_loading(path):
+            return _described(read_published(path, average_only=average_only))
     part = ("generator", "ema") if average_only else ()
     content = read_archive(path, format=SNAPSHOT_FORMAT, what="a network snapshot", part=part)
     for name, parts in (("generator", ("config", "state", "ema")), ("discriminator", ("config", "state"))):
@@ -447,16 +448,18 @@ def load_average_generator(
         UserError: The file is missing, is something else, does not fit, or names a class that was not asked for; or
             the memory is full.
     """
-    with explain_loading(path):
-        content = load_snapshot(path, average_only=True)
-        with without_defaults():
-            return average_generator(content, source=path, generator_class=generator_class).to(device)
+    content = load_snapshot(path, average_only=True)
+    return average_generator(content, source=path, device=device, generator_class=generator_class)
 
 
 def average_generator(
-    content: Mapping[str, Any], *, source: object, generator_class: type[torch.nn.Module] | None = None
+    content: Mapping[str, Any],
+    *,
+    source: str | os.PathLike,
+    device: torch.device | str = "cpu",
+    generator_class: type[torch.nn.Module] | None = None,
 ) -> Generator:
-    """The moving-average generator of a snapshot's content, ready for rendering and on the CPU.
+    """The moving-average generator of a snapshot's content, ready for rendering.
 
     Args:
         content: Result of `load_snapshot`.
@@ -467,7 +470,7 @@ def average_generator(
     """
     built = _stored_class("generator", content["generator"].get("class"), generator_class, source=source)
     config, state = content["generator"]["config"], content["generator"]["ema"]
-    generator = _loaded(built, config, state, kind="generator", source=source)
+    generator = _loaded(built, config, state, kind="generator", source=source, device=device)
     generator.label_examples = _label_examples(content["dataset"], generator, source=source)
     generator.one_hot_labels = generator.c_dim > 0 and content["dataset"].get("label_examples", ()) is None
     return generator
@@ -488,9 +491,13 @@ def _label_examples(dataset: Mapping[str, Any], generator: Generator, *, source:
 
 
 def stored_discriminators(
-    content: Mapping[str, Any], *, source: object, discriminator_class: type[torch.nn.Module] | None = None
+    content: Mapping[str, Any],
+    *,
+    source: str | os.PathLike,
+    device: torch.device | str = "cpu",
+    discriminator_class: type[torch.nn.Module] | None = None,
 ) -> TimeAwareDiscriminators:
-    """The discriminators of a snapshot's content, in evaluation mode, on the CPU.
+    """The discriminators of a snapshot's content, in evaluation mode.
 
     Args:
         content: Complete result of `load_snapshot`.
@@ -498,25 +505,33 @@ def stored_discriminators(
         discriminator_class: A user's own class, which the snapshot must name; takes the place of DISCRIMINATOR_CLASS.
 
     Raises:
-        UserError: They do not fit, or are of a class that was not asked for.
+        UserError: They do not fit, or are of a class that was not asked for; or the memory is full.
     """
     entry = content["discriminator"]
     built = _stored_class("discriminator", entry.get("class"), discriminator_class, source=source)
-    return _loaded(built, entry["config"], entry["state"], kind="discriminator", source=source)
+    return _loaded(built, entry["config"], entry["state"], kind="discriminator", source=source, device=device)
 
 
-def _loaded(built: type, config: Any, state: Mapping[str, torch.Tensor], *, kind: str, source: object) -> Any:
+def _loaded(
+    built: type,
+    config: Any,
+    state: Mapping[str, torch.Tensor],
+    *,
+    kind: str,
+    source: str | os.PathLike,
+    device: torch.device | str,
+) -> Any:
     """A network with its tensors, in evaluation mode and without gradients."""
     what = f"the {kind} that it describes"
-    with torch.device("meta"):  # compare the claimed sizes with the tensors before memory is allocated
-        check_state(_build(built, config, what=f"a {kind}", source=source), state, what=what, source=source)
-    with without_defaults():
+    with explain_loading(source), without_defaults():
+        with torch.device("meta"):  # compare the claimed sizes with the tensors before memory is allocated
+            check_state(_build(built, config, what=f"a {kind}", source=source), state, what=what, source=source)
         network = _build(built, config, what=f"a {kind}", source=source)
         load_state(network, state, what=what, source=source)
         network.eval().requires_grad_(False)
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():  # images would silently be black
-            raise UserError(
-                f"{source}: {name} of the {kind} holds nan or inf, its training has diverged: take another."
-            )
-    return network
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():  # images would silently be black
+                raise UserError(
+                    f"{source}: {name} of the {kind} holds nan or inf, its training has diverged: take another."
+                )
+        return network.to(device)

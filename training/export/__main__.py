@@ -82,14 +82,16 @@ def main(network_pkl: str, out: str, name: str, samples: int) -> None:
     if suffix != FORMATS[name] and suffix in FORMATS.values():
         raise UserError(f"{out}: '{suffix}' is the suffix of another format than {name}; write '{FORMATS[name]}'.")
 
+    from torch_utils.memory import explain_out_of_memory
     from training.checkpoints.snapshot import load_average_generator
     from training.checkpoints.snapshot_files import check_output
 
     check_output(out, source=network_pkl)
     generator = load_average_generator(network_pkl, device="cpu")
-    content, exported = make_file(generator, name)
-    for deviation in compare(generator, exported, samples):
-        click.echo(f"{deviation}")
+    with explain_out_of_memory("End other programs, or use a larger machine."):
+        content, exported = make_file(generator, name)
+        for deviation in compare(generator, exported, samples):
+            click.echo(f"{deviation}")
     with atomic_write(out) as file:
         file.write(content)
     click.echo(f"{out}: {format_bytes(len(content))}")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dnnlib import UserError
+from torch_utils.memory import explain_loading
 from training.checkpoints.snapshot import load_average_generator
 from training.inference.cli_options import (
     Scenes,
@@ -65,7 +66,8 @@ def load_scenes(
     videos = []
     for layout in layouts:
         [[(content, motion)]] = layout.cells
-        [codes] = layout.codes(0.0, styles)
+        with explain_loading(network_pkl):  # the first computation on the device: libraries take their memory
+            [codes] = layout.codes(0.0, styles)
         # The motion of a file has no seed.
         videos.append(SceneVideo(layout.name, origins[content] | origins.get(motion, {}), codes.to(place)))
     return generator, videos

@@ -33,9 +33,10 @@ def load_discriminators(
     check_placement(device, dtype)
     if discriminator_class is not None and not isinstance(discriminator_class, type):
         raise ValueError(f"discriminator_class must be a class, got {type(discriminator_class).__name__}.")
-    network = stored_discriminators(load_snapshot(source), source=source, discriminator_class=discriminator_class)
+    content = load_snapshot(source)
+    network = stored_discriminators(content, source=source, device=device, discriminator_class=discriminator_class)
     check_class("discriminator", network, discriminator_class, source=source)
-    return VideoDiscriminators(network).to(device, dtype)
+    return VideoDiscriminators(network).to(dtype)
 
 
 class DiscriminatorLogits(NamedTuple):

@@ -88,7 +88,7 @@ def load_generator(
         generator_class: A class of your own that the snapshot must name; see docs/extending.md.
 
     Raises:
-        UserError: The file is missing, is something else, does not fit, or cannot be downloaded.
+        UserError: The file is missing, is something else, does not fit, or cannot be downloaded; or the memory is full.
         ValueError: No path, a device or type that cannot be used, or a class other than the snapshot's.
     """
     check_path("source", source, SOURCES)
@@ -96,10 +96,10 @@ def load_generator(
     if generator_class is not None and not isinstance(generator_class, type):
         raise ValueError(f"generator_class must be a class, got {type(generator_class).__name__}.")
     content = load_snapshot(source, average_only=True)
-    network = average_generator(content, source=source, generator_class=generator_class)
+    network = average_generator(content, source=source, device=device, generator_class=generator_class)
     check_class("generator", network, generator_class, source=source)
     about = {name: dict(content[name]) for name in ("dataset", "progress")}
-    return VideoGenerator(network, about=about).to(device, dtype)
+    return VideoGenerator(network, about=about).to(dtype)
 
 
 class VideoGenerator(nn.Module):

@@ -102,15 +102,15 @@ def main(
     device = rendering_device(device)
     # Read once: when the fine-tuned generator is saved, a run in progress has a newer snapshot with other networks.
     snapshot = load_snapshot(network_pkl, average_only=not finetune)
-    generator = average_generator(snapshot, source=network_pkl).to(device)
-    pixels = read_clip(clip_path, generator.resolution, frames=frames, stride=stride, crop=square)
-    perceptual = None if lpips is None else load_torchscript(lpips, device)
-    settings = FitSettings(
-        samples=samples, motions=motions, steps=steps, batch=batch, fit_fov=fit_fov, fit_radius=fit_radius
-    )
-    for note in extrapolated_times(span) + idle_notes(generator, frames=len(pixels)):
-        click.echo(note, err=True)
+    generator = average_generator(snapshot, source=network_pkl, device=device)
     with explain_out_of_memory("Lower --batch, or take fewer or smaller frames."):
+        pixels = read_clip(clip_path, generator.resolution, frames=frames, stride=stride, crop=square)
+        perceptual = None if lpips is None else load_torchscript(lpips, device)
+        settings = FitSettings(
+            samples=samples, motions=motions, steps=steps, batch=batch, fit_fov=fit_fov, fit_radius=fit_radius
+        )
+        for note in extrapolated_times(span) + idle_notes(generator, frames=len(pixels)):
+            click.echo(note, err=True)
         inversion = Inversion(generator, pixels, times=span, settings=settings, seed=seed, perceptual=perceptual)
         make_folder(outdir)
         inversion.fit()

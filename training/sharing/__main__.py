@@ -111,6 +111,7 @@ def main(
     check_out(Path(out), discriminators=discriminators)
     keep_apart(out, option="OUT", data=[trained_on(network_pkl)])
 
+    from torch_utils.memory import explain_out_of_memory
     from training.checkpoints.snapshot import average_generator, checkpoint_file, load_snapshot, stored_discriminators
     from training.inference.video_discriminators import VideoDiscriminators
     from training.inference.video_generator import VideoGenerator
@@ -118,14 +119,16 @@ def main(
     picked, snapshot = pick_device(device), checkpoint_file(network_pkl)
     content = load_snapshot(snapshot, average_only=not discriminators)  # once: a run in progress may replace it
     about = {name: dict(content[name]) for name in ("dataset", "progress")}
-    generator = VideoGenerator(average_generator(content, source=network_pkl), about=about).to(picked)
+    generator = VideoGenerator(average_generator(content, source=network_pkl, device=picked), about=about)
     networks = [generator]
     if discriminators:
         networks.append(VideoDiscriminators(stored_discriminators(content, source=network_pkl)))
     rows = rows_of_snapshot(snapshot, about["progress"].get("cur_nimg"))
     for network in networks:
         network.save_pretrained(out)
-    generator.save_card(out, push or os.path.basename(os.path.abspath(out)), data=data, licence=licence, metrics=rows)
+    name = push or os.path.basename(os.path.abspath(out))
+    with explain_out_of_memory(f"Samples are rendered on {picked}: end other programs, or give another --device."):
+        generator.save_card(out, name, data=data, licence=licence, metrics=rows)
     click.echo(out)
     if push is not None:
         click.echo(upload_folder(out, push, private=private, message="Upload the generator"))

@@ -15,6 +15,7 @@ from dnnlib import UserError
 from renderer.mesh import __main__ as mesh_command
 from renderer.mesh.extraction import extract_surface
 from renderer.mesh.trained_volume import TrainedVolume
+from tests.full_memory import REASON, loading_message, no_memory
 from tests.renderer.ball import GROWTH, RADIUS, Ball, build, load_instead, put_ball, runs_of
 from tests.small_network import small_generator
 from training.inference import meshes
@@ -167,6 +168,19 @@ def test_two_files_of_codes_of_one_name(run, generator, tmp_path):
 def test_mistakes_are_told_before_anything_is_written(run, words, message):
     with pytest.raises(UserError, match=message):
         run(*words)
+    assert not run.out.exists()
+
+
+def test_a_full_memory_is_one_line(run, generator, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(generator.mapping, "forward", no_memory)  # libraries take their memory at their first call
+        with pytest.raises(UserError) as caught:
+            run()
+    assert str(caught.value) == loading_message(run.out.parent / "network.pt")
+    monkeypatch.setattr(meshes, "sample", no_memory)
+    with pytest.raises(UserError) as caught:
+        run()
+    assert str(caught.value) == f"The memory is full ({REASON}). Lower --chunk or --resolution."
     assert not run.out.exists()
 
 

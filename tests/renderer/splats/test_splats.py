@@ -14,6 +14,7 @@ from renderer.rays import Rays
 from renderer.splats import __main__ as splats_command
 from renderer.splats.gaussians import read_ply
 from renderer.volume_rendering import ray_samples
+from tests.full_memory import REASON, no_memory
 from tests.renderer.ball import GROWTH, RADIUS, Ball, build, load_instead, put_ball, runs_of
 from tests.small_network import small_generator
 from training.inference.meshes import NoSurface
@@ -159,6 +160,14 @@ def test_no_foreground_at_all(run, monkeypatch):
     with pytest.raises(UserError, match="nothing to show at time 0.5: the density is nowhere above 0, and"):
         run()
     assert list(run.out.iterdir()) == []
+
+
+def test_a_full_memory_is_one_line(run, monkeypatch):
+    monkeypatch.setattr("training.inference.splats.sample", no_memory)
+    with pytest.raises(UserError) as caught:
+        run()
+    assert str(caught.value) == f"The memory is full ({REASON}). Lower --chunk, --resolution or --size."
+    assert not run.out.exists()
 
 
 def test_steps_of_an_earlier_and_longer_call_are_removed(run):

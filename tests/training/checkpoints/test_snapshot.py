@@ -454,6 +454,10 @@ def test_formats_are_told_apart(tmp_path):
             RuntimeError("unable to mmap 9 bytes from file <x>: Cannot allocate memory (12)"),
             " (unable to mmap 9 bytes from file <x>: Cannot allocate memory (12))",
         ),
+        (  # PyTorch 2.4
+            pickle.UnpicklingError("Weights only load failed. …\nDefaultCPUAllocator: can't allocate memory"),
+            " (DefaultCPUAllocator: can't allocate memory)",
+        ),
     ],
 )
 def test_a_full_memory_is_no_damage(tmp_path, networks, monkeypatch, error, detail):
@@ -478,6 +482,19 @@ def test_a_full_memory_is_no_damage(tmp_path, networks, monkeypatch, error, deta
     with pytest.raises(UserError) as caught:
         load_average_generator(path)
     assert str(caught.value) == message(path)
+
+
+def test_a_full_memory_is_no_damage_of_a_published_checkpoint(tmp_path, monkeypatch):
+    def read(path, *, average_only):
+        raise MemoryError
+
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02")
+    monkeypatch.setattr("training.published.loader.read_published", read)
+    with pytest.raises(UserError) as caught:
+        load_snapshot(tmp_path / "x.pkl")
+    assert str(caught.value) == (
+        f"The memory is full. Loading {tmp_path / 'x.pkl'} needs more: end other programs, or use a larger machine."
+    )
 
 
 def test_a_snapshot_that_a_run_replaces_while_it_is_read(tmp_path, monkeypatch):

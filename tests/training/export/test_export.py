@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
+from tests.full_memory import REASON, no_memory
 from tests.small_network import save_small_network, small_generator
 from torch_utils import custom_ops
 from training.export import __main__ as command
@@ -218,6 +219,14 @@ def test_a_function_that_differs_is_not_written(tmp_path, monkeypatch):
     assert isinstance(result.exception, UserError)
     assert str(result.exception).startswith("Not written: the exported function differs from the generator (image:")
     assert not (tmp_path / "frame.pt2").exists()
+
+
+def test_a_full_memory_is_one_line(tmp_path, monkeypatch):
+    save_small_network(tmp_path, small_generator())
+    monkeypatch.setattr(command, "make_file", no_memory)
+    result = run(tmp_path, tmp_path / "frame.pt2", "--format", "torch.export")
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception) == f"The memory is full ({REASON}). End other programs, or use a larger machine."
 
 
 @pytest.mark.parametrize("ignored", [name for name in INPUTS if name != "ws"])

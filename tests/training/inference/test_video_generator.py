@@ -22,6 +22,7 @@ from metrics.generated_videos import GeneratedVideos
 from renderer.cameras import Cameras
 from renderer.depth import surface_points
 from renderer.outputs import displayed
+from tests.full_memory import fill_gpu, loading_message
 from tests.small_network import small_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
@@ -44,6 +45,14 @@ def test_a_video_is_that_of_the_command(run_folder, G, tmp_path):
     video = G.video(seed=3, motion_seed=5, program="rotation_camera_yaw", frames=4, truncation_psi=0.7)
     assert video.dtype == torch.uint8
     assert np.array_equal(video.permute(0, 2, 3, 1).numpy(), shown)
+
+
+@pytest.mark.parametrize("load", [load_generator, load_discriminators])
+def test_a_full_memory_is_one_line(run_folder, monkeypatch, load):
+    fill_gpu(monkeypatch)
+    with pytest.raises(UserError) as caught:
+        load(run_folder)
+    assert str(caught.value) == loading_message(run_folder)
 
 
 def test_a_frame_is_one_of_the_video(G):

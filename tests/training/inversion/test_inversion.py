@@ -15,6 +15,7 @@ from PIL import Image
 import dnnlib
 import video3d
 from renderer.video import to_uint8
+from tests.full_memory import REASON, fill_gpu, loading_message, no_memory
 from tests.small_network import save_small_network
 from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_generator
 from training.checkpoints.snapshot import load_average_generator
@@ -161,6 +162,19 @@ def test_fine_tuning_needs_discriminators(folder, tmp_path):
 def test_mistakes_write_nothing(folder, tmp_path, arguments, message):
     with pytest.raises(dnnlib.UserError, match=message):
         run(folder, tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_memory_is_one_line(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        fill_gpu(patch)
+        with pytest.raises(dnnlib.UserError) as caught:
+            run(folder, tmp_path / "out")
+    assert str(caught.value) == loading_message(folder)
+    monkeypatch.setattr("training.inversion.target_clip.read_clip", no_memory)
+    with pytest.raises(dnnlib.UserError) as caught:
+        run(folder, tmp_path / "out")
+    assert str(caught.value) == f"The memory is full ({REASON}). Lower --batch, or take fewer or smaller frames."
     assert not (tmp_path / "out").exists()
 
 

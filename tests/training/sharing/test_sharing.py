@@ -12,6 +12,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from dnnlib.downloads import sha256_of
+from tests.full_memory import REASON, fill_gpu, loading_message, no_memory
 from tests.small_network import save_small_network, save_small_run, small_generator
 from training.inference.model_card import model_card
 from training.inference.video_discriminators import load_discriminators
@@ -51,6 +52,21 @@ def test_a_model_folder(run_folder, tmp_path, capsys):
     main([str(run_folder), str(out), "--discriminators"], standalone_mode=False)  # a second time
     with pytest.raises(UserError, match="heads' holds discriminators, which need not belong to this generator"):
         main([str(run_folder), str(out)], standalone_mode=False)
+
+
+def test_a_full_memory_is_one_line(run_folder, tmp_path, monkeypatch):
+    words = [str(run_folder), str(tmp_path / "model"), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        fill_gpu(patch)
+        with pytest.raises(UserError) as caught:
+            main(words, standalone_mode=False)
+    assert str(caught.value) == loading_message(run_folder) and not (tmp_path / "model").exists()
+    monkeypatch.setattr(VideoGenerator, "video", no_memory)
+    with pytest.raises(UserError) as caught:
+        main(words, standalone_mode=False)
+    assert str(caught.value) == (
+        f"The memory is full ({REASON}). Samples are rendered on cpu: end other programs, or give another --device."
+    )
 
 
 def test_parts_are_of_one_snapshot(run_folder, tmp_path, monkeypatch):
