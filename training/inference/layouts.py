@@ -282,8 +282,10 @@ def lay_out(
     layouts = [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
     if columns is None:
         return layouts
-    name = f"sheet_{_name(*zip(*pairs))}"  # lists of pairs that differ have different names
-    return [Sheet(name, layouts, columns)]
+    # Each once, if that gives these pairs again, else pair by pair: different sheets have different names.
+    each_once = [list(dict.fromkeys(items)) for items in zip(*pairs)]
+    named = each_once if pair_seeds(*each_once) == pairs else list(zip(*pairs))
+    return [Sheet(f"sheet_{_name(*named)}", layouts, columns)]
 
 
 def shows_several(name: str) -> bool:

@@ -205,12 +205,14 @@ def test_different_sheets_never_have_one_name(known):
 
     assert {sheet(*seeds).name: len(sheet(*seeds).videos) for seeds in [
         ((3, 5, 3, 5), (1, 1, 2, 2)), ((3, 5), (1, 2, 2)), ((3, 5), (1, 2)), ((3, 5), (1, 1)), ((3,), (1, 2)),
+        ((3, 5), (1, 2, 4)),
     ]} == {
         "sheet_seed0003+0005+0003+0005_motion0001+0001-0002+0002": 4,
         "sheet_seed0003+0003+0005+0005_motion0001-0002+0001-0002": 4,
         "sheet_seed0003+0005_motion0001-0002": 2,
         "sheet_seed0003+0005_motion0001": 2,
         "sheet_seed0003_motion0001-0002": 2,
+        "sheet_seed0003+0005_motion0001-0002+0004": 6,  # all pairs, as of numbers that differ
     }  # fmt: skip
 
 
