@@ -8,8 +8,9 @@ content codes seen from the front:
     Geometry/depth_variance  variance of the visible surface's depth, in squared scene units
     Geometry/relief          root mean square distance of depths from the plane that fits them best, in scene units
     Geometry/parallax        root mean square distance, in a view turned by half the range of yaw (of pitch, where yaw
-                             is fixed), between surface points and their projections onto that plane, as a fraction of
-                             the image's width; left out where all cameras look from one direction
+                             is fixed), at most a right angle, between surface points and their projections onto that
+                             plane, as a fraction of the image's width; left out where all cameras look from one
+                             direction
 
 Parallax measures what the geometry shows beyond a plane, on the scale on which the discriminators would see it. Below
 `FLAT_PARALLAX` it is less than a tenth of a pixel at 32×32 and less than a pixel at 256×256, practically a plane, and
@@ -21,6 +22,7 @@ after some training, it shows the background as well, and its depth is that of a
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import torch
@@ -62,7 +64,7 @@ class GeometryFigures:
                 f"the foreground covers {self.surface:.1%} of the image: the background, which has no geometry, shows "
                 "everything"
             )
-        if self.parallax is not None and not self.parallax >= FLAT_PARALLAX:
+        if self.parallax is not None and self.parallax < FLAT_PARALLAX:
             return (
                 f"the geometry is flat: its parallax beyond a plane's is {self.parallax:.2%} of the image's width "
                 f"(below {FLAT_PARALLAX:.1%})"
@@ -92,7 +94,8 @@ def measure_geometry(
         surface=float(surface.mean()),
         depth_variance=float(weighted_mean((depth - mean).square(), weights).mean()),
         relief=float(relief(depth, weights).mean()),
-        parallax=None if others is None else float(parallax(cameras[seen], others[seen], depth, weights).mean()),
+        # NaN where a part is behind the other camera.
+        parallax=None if others is None else float(parallax(cameras[seen], others[seen], depth, weights).nanmean()),
     )
 
 
@@ -114,7 +117,8 @@ class GeometryMonitor:
         self.one_object = prior is not None and generator.background is not None
         prior = generator.camera_prior
         self.front = prior.at().to(self.device)
-        self._others = [prior.at(**angle).to(self.device) for angle in ({"yaw": 1.0}, {"pitch": 1.0})]
+        turns = {"yaw": _turned_fraction(*prior.yaw)}, {"pitch": _turned_fraction(*prior.pitch)}
+        self._others = [prior.at(**angle).to(self.device) for angle in turns]
 
     @property
     def turned(self) -> Cameras | None:
@@ -147,3 +151,11 @@ class GeometryMonitor:
         if warning is None or cur_nimg < FIRST_FIT:
             return None
         return f"warning: at {cur_nimg / 1000:g} kimg {warning}. See 'Flat geometry' in docs/training.md."
+
+
+def _turned_fraction(low: float, high: float) -> float:
+    """The fraction of a range, for `CameraPrior.at`, at its end, but at most a right angle from its middle.
+
+    The end of a range of a whole turn is the back view, in which there is little parallax.
+    """
+    return 0.5 + min(0.5, math.pi / 2 / (high - low)) if high > low else 1.0

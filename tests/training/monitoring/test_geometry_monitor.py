@@ -154,6 +154,37 @@ def test_parallax_is_measured_where_cameras_have_a_range():
     assert pitched.measure().parallax > 0
 
 
+@pytest.mark.parametrize("name", ["yaw", "pitch"])
+def test_parallax_is_measured_at_most_a_right_angle_away(name):
+    """A wide range would end at the back of the object, or, after a whole turn, at its front."""
+    ball = {"density_bias": -2, "density_prior": {"peak": 60, "radius": 0.04}}
+
+    def monitor(half):
+        ranges = {"yaw": [0, 0], "pitch": [math.pi / 2, math.pi / 2]}
+        ranges[name] = [ranges[name][0] - half, ranges[name][0] + half]
+        return GeometryMonitor(small_generator(foreground=ball, camera=ranges))
+
+    right = monitor(math.pi / 2)
+    expected = right.measure()
+    assert expected.parallax > FLAT_PARALLAX
+    for half in (math.pi, 2 * math.pi):
+        assert monitor(half).measure().parallax == pytest.approx(expected.parallax, rel=1e-3)
+    for narrower in (monitor(0.3), right):  # the end of the range
+        end = narrower.generator.camera_prior.at(**{name: 1.0})
+        assert torch.equal(narrower.turned.cam2world, end.cam2world)
+
+
+def test_a_part_behind_the_turned_camera_is_not_called_flat():
+    depth = torch.ones(2, 8, 8) + 0.1 * torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    depth[1, :, 0] = depth[1, :, -1] = 10.0
+    side = PRIOR.at_angles(math.pi / 2, math.pi / 2)
+    alone = measure_geometry(depth[:1], torch.ones(1, 8, 8), FRONT, side)
+    behind = measure_geometry(depth[1:], torch.ones(1, 8, 8), FRONT, side)
+    both = measure_geometry(depth, torch.ones(2, 8, 8), FRONT.repeat(2), side.repeat(2))
+    assert math.isnan(behind.parallax) and behind.warning(one_object=False) is None
+    assert both.parallax == pytest.approx(alone.parallax) and alone.parallax > FLAT_PARALLAX
+
+
 def test_cameras_that_look_from_one_direction_have_no_parallax():
     fixed = {"yaw": [0.1, 0.1], "pitch": [1.5, 1.5]}
     log, statistics = GeometryMonitor(small_generator(foreground={"density_bias": 8}, camera=fixed)), Statistics()
