@@ -65,14 +65,19 @@ def camera_label(angles: torch.Tensor, prior: CameraPrior) -> torch.Tensor:
     camera matrix, would hardly vary over a narrow prior.
 
     Args:
-        angles: Yaw and pitch [B, 2] in radians. Yaw may be off by whole turns.
+        angles: Yaw and pitch [B, 2] in radians, also off by whole turns, or with a pitch beyond 0 to pi.
 
     Raises:
         ValueError: On a CPU, angles of more than two turns, which are degrees.
     """
     check_angles(angles)
-    label = [torch.ones_like(angles[:, 0])]
-    for value, (low, high) in zip(angles.unbind(1), (prior.yaw, prior.pitch)):
+    yaw, pitch = angles.unbind(1)
+    # Beyond a pole a camera is at the opposite yaw, as `camera_angles` gives it.
+    pitch = torch.remainder(pitch, 2 * math.pi)
+    beyond = pitch > math.pi
+    yaw, pitch = torch.where(beyond, yaw + math.pi, yaw), torch.where(beyond, 2 * math.pi - pitch, pitch)
+    label = [torch.ones_like(yaw)]
+    for value, (low, high) in zip((yaw, pitch), (prior.yaw, prior.pitch)):
         half = (high - low) / 2 or 1.0  # a fixed angle: the difference from it in radians
         difference = value - (low + high) / 2
         label.append(torch.remainder(difference + math.pi, 2 * math.pi).sub(math.pi) / half)  # wrapped to [-pi, pi)

@@ -58,6 +58,23 @@ def test_whole_turns_and_fixed_angles():
     assert_near(camera_label(angles, fixed), torch.tensor([[1.0, 0.6, 0.1]]), absolute=1e-5)
 
 
+@pytest.mark.parametrize("pitch", [-0.1, -2.0, 3.3, 5.0, 2 * math.pi + 0.2, -2 * math.pi - 0.1])
+def test_real_cameras_beyond_a_pole_have_the_labels_of_generated_ones(pitch):
+    angles = torch.tensor([[0.3, pitch], [-0.5, pitch]])
+    generated = camera_angles(PRIOR.at_angles(*angles.double().unbind(1)))
+    assert_near(camera_label(angles, PRIOR), camera_label(generated, PRIOR), absolute=1e-4)
+    elevations = CameraPrior(yaw=(-0.6, 0.6), pitch=(-0.15, 0.15))
+    label = camera_label(torch.tensor([[0.3, -0.1]]), elevations)
+    assert_near(label, torch.tensor([[1.0, (0.3 - math.pi) / 0.6, 0.1 / 0.15]]), absolute=1e-5)
+
+
+def test_pitches_between_the_poles_stay_as_they_are():
+    pitch = torch.linspace(0, 3.1415, 501)
+    label = camera_label(torch.stack([torch.zeros_like(pitch), pitch], dim=1), PRIOR)[:, 2]
+    wrapped = torch.remainder(pitch - (1.5 + 1.7) / 2 + math.pi, 2 * math.pi).sub(math.pi)
+    assert torch.equal(label, wrapped / ((1.7 - 1.5) / 2))
+
+
 def test_degrees_are_refused():
     loss, batch, message = conditioned_loss(), conditioned_batch(), "angles must be in radians, got 30 to 90."
     batch.angles = torch.tensor([[30.0, 90.0]]).repeat(2, 1)
