@@ -271,6 +271,31 @@ def test_they_are_named_for_tar_files_too(tmp_path):
     assert make_plan(tmp_path, *fits, f"{camera}.yaw=[0,0.3]").notes == []  # the cameras are not used
 
 
+def test_a_prior_much_wider_than_the_cameras_is_named(tmp_path):
+    """Also by their percentiles; fewer than 30 clips tell nothing."""
+    write_frames(tmp_path / "frames", videos=30)
+    entries = [[f"split/video_{video}", [0.01 * (video - 15), 1.57]] for video in range(30)]
+    (tmp_path / "frames" / "dataset.json").write_text(json.dumps({"cameras": entries}))
+    with_cameras(tmp_path / "few")
+    for name, shards in (("frames", "shards"), ("few", "few_shards")):
+        manifest = {"format": SHARDS_FORMAT, "nframes": 4}
+        pack_shards(str(tmp_path / name), str(tmp_path / shards), manifest=manifest, clips_per_shard=15)
+
+    def notes(place, *words):
+        words = ("camera_condition=true", "workers=1", "model.generator.camera.pitch=[1.57,1.57]", *words)
+        return make_plan(tmp_path, *words, f"data={tmp_path / place}").notes
+
+    for place in ("frames", "shards"):
+        (note,) = notes(place)
+        assert note.startswith(
+            "What model.generator.camera samples (gaussian) is much wider than the data's cameras: yaw -0.15 to 0.14 "
+            "(1 to 99 %), 79% of the samples outside. This would fit: model.generator.camera.yaw=["
+        )
+    assert notes("frames", "subset=29") == []
+    wide = ["model.generator.camera.yaw=[-1,1]", "model.generator.camera.pitch=[1.2,2]"]
+    assert notes("few", *wide) == notes("few_shards", *wide) == []
+
+
 def test_percentiles_in_a_manifest_count_clips(tmp_path):
     """A long video is several of them."""
     frames = with_cameras(tmp_path / "frames", [[0.0, 1.5]] * 4 + [[1.0, 1.6]])
@@ -353,6 +378,38 @@ def test_a_field_of_view_in_radians_is_mentioned(tmp_path):
     expected = "model.generator.camera.fov=0.31 is tiny: it is in degrees, other angles in radians."
     assert expected in notes
     assert not any("tiny" in note for note in make_plan(tmp_path, "model.generator.camera.fov=12").notes)
+
+
+def test_a_pitch_range_beyond_the_poles_is_mentioned(tmp_path):
+    def notes(pitch):
+        return make_plan(tmp_path, f"model.generator.camera.pitch={pitch}").notes
+
+    for pitch in ("[-0.15,0.15]", "[3,3.2]"):
+        assert notes(pitch) == [
+            f"model.generator.camera.pitch={pitch} reaches beyond 0 to π: pitch is 0 from above and π/2 on the "
+            "horizon, so give π/2 − elevation."
+        ]
+    assert notes("[0,3.1416]") == []
+
+
+def test_elevations_in_the_data_are_mentioned(tmp_path):
+    with_cameras(tmp_path / "data", [[0.1 * video, 0.1 * video - 0.2] for video in range(5)])
+    assert make_plan(tmp_path, "camera_condition=true").notes == [
+        "The data's cameras have pitches of -0.20 to 0.20, but pitch is 0 from above and π/2 on the horizon; these "
+        "look like elevations: give π/2 − elevation."
+    ]
+
+
+def test_mirrored_views_that_the_model_does_not_sample_are_mentioned(tmp_path):
+    with_cameras(tmp_path / "data", [[0.35, 1.57]] * 5)
+    yaw = "model.generator.camera.yaw=[0.1,0.6]"
+    assert make_plan(tmp_path, "mirror=true", yaw).notes == [
+        "mirror=true: 62% of the mirrored views lie outside of what model.generator.camera.yaw=[0.1,0.6] samples; give "
+        "a range around 0, or leave mirror= out."
+    ]
+    assert make_plan(tmp_path, yaw).notes == make_plan(tmp_path, "mirror=true").notes == []
+    (note,) = make_plan(tmp_path, "mirror=true", yaw, "camera_condition=true").notes
+    assert note.startswith("The data's cameras lie outside of what model.generator.camera samples")
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,25 @@ differs from the poses in the data has to distort the scene.
 import dataclasses
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
-__all__ = ["FittedPrior", "camera_percentiles", "describe_cameras", "fit_prior", "in_one_turn", "outside_prior"]
+__all__ = [
+    "FittedPrior",
+    "camera_percentiles",
+    "describe_cameras",
+    "fit_prior",
+    "in_one_turn",
+    "mirrored_outside",
+    "outside_prior",
+]
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 FEW = 30  # cameras; fewer do not show a distribution
 TRIMMED = 0.5  # percent at each end that a uniform range leaves out
 GAUSSIAN_REACH = 2.5  # standard deviations within which a Gaussian prior has 98.8 % of its cameras
 TOLERATED = 0.05  # fraction of cameras outside the prior that is tolerated
+UNSEEN = 0.5  # fraction of the prior outside the cameras that is tolerated
+MARGIN = 0.02  # radians: a prior this much wider than the cameras is as good as theirs
 NARROWER = 0.9  # factor on the standard deviation below which yaws are shifted by whole turns
 NAMES = ("yaw", "pitch")
 
@@ -52,6 +62,17 @@ def _beyond_a_turn(angles: np.ndarray) -> str:
     beyond = int((np.abs(angles) > 2 * np.pi + 1e-3).any(axis=1).sum())
     return (
         f"{beyond} of {len(angles)} have angles beyond a whole turn: radians are wanted, not degrees." if beyond else ""
+    )
+
+
+def _elevations(angles: np.ndarray) -> str:
+    """A sentence about cameras whose pitch looks like an elevation above the horizon, or an empty one."""
+    low, high = angles[:, 1].min(), angles[:, 1].max()
+    if _beyond_a_turn(angles) or (low > -1e-3 and high < np.pi + 1e-3):
+        return ""
+    return (
+        f"The data's cameras have pitches of {low:.2f} to {high:.2f}, but pitch is 0 from above and π/2 on the "
+        "horizon; these look like elevations: give π/2 − elevation."
     )
 
 
@@ -92,8 +113,8 @@ def describe_cameras(angles: np.ndarray) -> list[str]:
     for k, name in enumerate(NAMES):
         values = np.percentile(angles[:, k], PERCENTILES)
         lines.append(f"cameras   {name:>10}" + "".join(f"{value:>8.3f}" for value in values))
-    if beyond := _beyond_a_turn(angles):
-        return [*lines, f"note      {beyond}"]
+    if misread := _beyond_a_turn(angles) or _elevations(angles):
+        return [*lines, f"note      {misread}"]
     lines.append(f"fitting   {fit_prior(angles).overrides()}")
     if len(angles) < FEW:
         lines.append(f"note      {len(angles)} cameras are too few for a distribution: take the range as a first guess")
@@ -101,33 +122,78 @@ def describe_cameras(angles: np.ndarray) -> list[str]:
 
 
 def outside_prior(
-    angles: np.ndarray, *, yaw: tuple[float, float], pitch: tuple[float, float], distribution: str
+    angles: np.ndarray,
+    *,
+    yaw: tuple[float, float],
+    pitch: tuple[float, float],
+    distribution: str,
+    count: int | None = None,
 ) -> str | None:
-    """One line if too many cameras lie outside the range of a prior; else None.
+    """One line if too many cameras lie outside the range of a prior, or most of the prior outside theirs; else None.
+
+    The discriminators can tell cameras that only real videos have, or only generated ones, by their labels alone.
 
     Args:
         angles: [n, 2] yaw and pitch in radians.
         yaw, pitch, distribution: The prior's, see `renderer.cameras.CameraPrior`.
+        count: Number of cameras, if `angles` are their percentiles.
     """
-    found = []
+    if elevations := _elevations(angles):
+        return elevations
+    outside, unseen = [], []
+    many = (len(angles) if count is None else count) >= FEW
     angles = in_one_turn(angles)
     for name, values, (low, high) in zip(NAMES, angles.T, (yaw, pitch)):
-        middle, half = (low + high) / 2, (high - low) / 2 * (GAUSSIAN_REACH if distribution == "gaussian" else 1)
-        away = np.abs((values - middle + np.pi) % (2 * np.pi) - np.pi)  # whole turns make no difference
-        share = float((away > half + 1e-6).mean())
+        middle, half = _reach(low, high, distribution)
+        share = _share_beyond(values, middle, half)
+        first, fifth, last_but_five, last = np.percentile(values, [1, 5, 95, 99])
         if share > TOLERATED:
-            ends = np.percentile(values, [5, 95])
-            found.append(
-                f"{name} {ends[0]:.2f} to {ends[1]:.2f} (5 to 95 %), {share:.0%} outside of {middle - half:.2f} to "
+            outside.append(
+                f"{name} {fifth:.2f} to {last_but_five:.2f} (5 to 95 %), {share:.0%} outside of {middle - half:.2f} to "
                 f"{middle + half:.2f}"
             )
-    if not found:
+            continue
+        share = _share_beyond(_quantiles(low, high, distribution), (first + last) / 2, (last - first) / 2 + MARGIN)
+        if share > UNSEEN and many:
+            unseen.append(f"{name} {first:.2f} to {last:.2f} (1 to 99 %), {share:.0%} of the samples outside")
+    sentences = []
+    if outside:
+        sentences.append(
+            f"The data's cameras lie outside of what model.generator.camera samples ({distribution}): "
+            f"{'; '.join(outside)}."
+        )
+    if unseen:
+        sentences.append(
+            f"What model.generator.camera samples ({distribution}) is much wider than the data's cameras: "
+            f"{'; '.join(unseen)}."
+        )
+    if not sentences:
         return None
-    advice = _beyond_a_turn(angles) or f"This would fit: {fit_prior(angles).overrides()}"
-    return (
-        f"The data's cameras lie outside of what model.generator.camera samples ({distribution}): {'; '.join(found)}. "
-        f"{advice}"
-    )
+    return " ".join([*sentences, _beyond_a_turn(angles) or f"This would fit: {fit_prior(angles).overrides()}"])
+
+
+def mirrored_outside(yaw: tuple[float, float], distribution: str) -> float:
+    """Fraction of a prior's cameras whose mirror images, at the opposite yaw, lie outside of its range."""
+    return _share_beyond(-_quantiles(*yaw, distribution), *_reach(*yaw, distribution))
+
+
+def _reach(low: float, high: float, distribution: str) -> tuple[float, float]:
+    """Middle and half width of the range of a prior's samples."""
+    return (low + high) / 2, (high - low) / 2 * (GAUSSIAN_REACH if distribution == "gaussian" else 1)
+
+
+def _quantiles(low: float, high: float, distribution: str) -> np.ndarray:
+    """A thousand angles that are distributed as a prior's samples."""
+    fractions = (np.arange(1000) + 0.5) / 1000
+    if distribution == "gaussian":
+        return (low + high) / 2 + (high - low) / 2 * ndtri(fractions)
+    return low + (high - low) * fractions
+
+
+def _share_beyond(values: np.ndarray, middle: float, half: float) -> float:
+    """Fraction of angles that are farther than `half` from the middle; whole turns make no difference."""
+    away = np.abs((values - middle + np.pi) % (2 * np.pi) - np.pi)
+    return float((away > half + 1e-6).mean())
 
 
 def _distance(values: np.ndarray, cdf) -> float:

@@ -26,7 +26,13 @@ from training.data.loader import PairDataset, build_dataset, check_shards
 from training.data.names import RUN_OPTIONS
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
-from training.launch.build import build_augment, build_networks, build_schedule, check_arguments, synthesis_note
+from training.launch.build import (
+    build_augment,
+    build_networks,
+    build_schedule,
+    check_arguments,
+    synthesis_note,
+)
 from training.launch.config import GROUPS, NETWORKS, SECTIONS, compose_options, continued_options, given_options
 from training.launch.idle_options import (
     Devices,
@@ -122,6 +128,7 @@ def plan(
     check_arguments({"generator": generator, "discriminator": discriminator}, given)
     notes += _replaced_notes(options)
     notes += _depth_notes(generator)
+    notes += _prior_notes(generator, options)
     notes += [] if synthetic else _camera_notes(generator, dataset)
     notes += _size_notes(options, dataset, processes)
     notes += synthesis_note(generator)
@@ -264,22 +271,43 @@ def _camera_prior(generator: torch.nn.Module) -> Any | None:
     return prior if pairs and is_number(getattr(prior, "fov", None)) and hasattr(prior, "distribution") else None
 
 
-def _camera_notes(generator: torch.nn.Module, dataset: PairDataset) -> list[str]:
-    """Warnings if the generator does not sample cameras like those of the data, or has a tiny field of view."""
+def _prior_notes(generator: torch.nn.Module, options: Mapping[str, Any]) -> list[str]:
+    """Warnings on cameras in other units or another convention, and on mirrored views that they do not have."""
     prior, notes = _camera_prior(generator), []
     if prior is None:
         return []
     if prior.fov < TINY_FOV:
         notes.append(f"model.generator.camera.fov={prior.fov:g} is tiny: it is in degrees, other angles in radians.")
-    angles = dataset.cameras()
-    if angles is None:
-        return notes
+    (low, high), (lowest, highest) = prior.yaw, prior.pitch
+    if lowest < -1e-3 or highest > math.pi + 1e-3:
+        notes.append(
+            f"model.generator.camera.pitch=[{lowest:g},{highest:g}] reaches beyond 0 to π: pitch is 0 from above and "
+            "π/2 on the horizon, so give π/2 − elevation."
+        )
+    if options["mirror"] and not options["camera_condition"]:  # otherwise the cameras are known
+        from training.data.camera_statistics import TOLERATED, mirrored_outside
+
+        if (share := mirrored_outside(prior.yaw, prior.distribution)) > TOLERATED:
+            notes.append(
+                f"mirror=true: {share:.0%} of the mirrored views lie outside of what model.generator.camera.yaw="
+                f"[{low:g},{high:g}] samples; give a range around 0, or leave mirror= out."
+            )
+    return notes
+
+
+def _camera_notes(generator: torch.nn.Module, dataset: PairDataset) -> list[str]:
+    """A warning if the generator does not sample cameras like those of the data, or these look wrong."""
+    prior, angles = _camera_prior(generator), dataset.cameras()
+    if prior is None or angles is None:
+        return []
     from training.data.camera_statistics import outside_prior  # rarely needed: few datasets have cameras
 
     if dataset.mirror:
         angles = np.concatenate([angles, angles * np.float32([-1, 1])])
-    note = outside_prior(angles, yaw=prior.yaw, pitch=prior.pitch, distribution=prior.distribution)
-    return notes if note is None else [*notes, note]
+    note = outside_prior(
+        angles, yaw=prior.yaw, pitch=prior.pitch, distribution=prior.distribution, count=dataset.num_clips
+    )
+    return [] if note is None else [note]
 
 
 def _replaced_notes(options: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,13 @@ import pytest
 
 from renderer.cameras import CameraPrior, camera_angles
 from torch_utils.rng import RandomStream
-from training.data.camera_statistics import describe_cameras, fit_prior, in_one_turn, outside_prior
+from training.data.camera_statistics import (
+    describe_cameras,
+    fit_prior,
+    in_one_turn,
+    mirrored_outside,
+    outside_prior,
+)
 
 RANGES = {"yaw": (-0.3, 0.5), "pitch": (1.45, 1.6)}
 
@@ -67,6 +73,64 @@ def test_cameras_in_degrees_are_named_and_fit_no_prior():
     assert last == "note      50 of 50 have angles beyond a whole turn: radians are wanted, not degrees."
     note = outside_prior(degrees, **RANGES, distribution="gaussian")
     assert note.endswith("50 of 50 have angles beyond a whole turn: radians are wanted, not degrees.")
+
+
+ELEVATIONS = (
+    "The data's cameras have pitches of -0.22 to 0.12, but pitch is 0 from above and π/2 on the horizon; these look "
+    "like elevations: give π/2 − elevation."
+)
+
+
+@pytest.mark.parametrize("pitch", [(1.42, 1.73), (-0.3, 0.3)])
+def test_elevations_are_named_and_fit_no_prior(pitch):
+    """Even if the prior consists of elevations, too."""
+    angles = np.stack([np.linspace(-0.6, 0.6, 9), np.linspace(-0.22, 0.12, 9)], axis=1)
+    assert outside_prior(angles, yaw=(-0.6, 0.6), pitch=pitch, distribution="uniform") == ELEVATIONS
+    assert describe_cameras(angles)[-1] == f"note      {ELEVATIONS}"
+    assert "fitting" not in " ".join(describe_cameras(angles))
+    poles = np.stack([angles[:, 0], np.linspace(0, math.pi, 9)], axis=1).astype(np.float32)
+    assert outside_prior(poles, yaw=(-0.6, 0.6), pitch=(0, math.pi), distribution="uniform") is None
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
+def test_a_prior_that_is_much_wider_than_the_cameras(distribution):
+    narrow = np.stack([np.linspace(-0.1, 0.1, 101), np.linspace(1.45, 1.6, 101)], axis=1)
+    wide = {"yaw": (-0.6, 0.6), "pitch": RANGES["pitch"], "distribution": distribution}
+    share = {"gaussian": 84, "uniform": 80}[distribution]
+    assert outside_prior(narrow, **wide) == (
+        f"What model.generator.camera samples ({distribution}) is much wider than the data's cameras: yaw -0.10 to "
+        f"0.10 (1 to 99 %), {share}% of the samples outside. This would fit: {fit_prior(narrow).overrides()}"
+    )
+    behind = narrow + [math.pi, 0]
+    assert outside_prior(behind, **wide | {"yaw": (math.pi - 0.6, math.pi + 0.6)}) is not None
+    assert outside_prior(behind, **wide | {"yaw": (math.pi - 0.1, math.pi + 0.1)}) is None
+    assert outside_prior(narrow[::4], **wide) is None  # too few
+    assert outside_prior(narrow, **wide, count=29) is None  # percentiles of too few
+    both = outside_prior(narrow + [0, 1], **wide)
+    assert "lie outside of what" in both and "much wider" in both and both.count("This would fit: ") == 1
+
+
+def test_cameras_drawn_from_a_prior_are_as_wide():
+    for distribution in ("gaussian", "uniform"):
+        for yaw in ((-0.6, 0.6), (-math.pi, math.pi), (0, 2 * math.pi), (0.3, 0.3)):
+            ranges = {"yaw": yaw, "pitch": (1.4, 1.7), "distribution": distribution}
+            angles = camera_angles(CameraPrior(**ranges).sample(400, RandomStream(1))).numpy()
+            assert outside_prior(angles, **ranges) is None
+
+
+@pytest.mark.parametrize(
+    "yaw, gaussian, uniform",
+    [
+        ((-0.6, 0.6), 0.012, 0.0),
+        ((-0.58, 0.6), 0.012, 0.017),
+        ((0.1, 0.6), 0.618, 1.0),
+        ((0.0, 2 * math.pi), 0.0, 0.0),  # all of a turn
+        ((math.pi - 0.2, math.pi + 0.2), 0.012, 0.0),  # symmetric around the back
+    ],
+)
+def test_mirror_images_that_a_prior_does_not_have(yaw, gaussian, uniform):
+    assert mirrored_outside(yaw, "gaussian") == pytest.approx(gaussian, abs=2e-3)
+    assert mirrored_outside(yaw, "uniform") == pytest.approx(uniform, abs=2e-3)
 
 
 def test_a_yaw_that_is_given_in_another_turn_is_no_wide_range():
