@@ -112,6 +112,7 @@ def check_snapshot(
             "unless growing loses what the upsampler has learnt."
         )
     notes += _views_note(content["generator"]["config"], generator.config, given)
+    notes += _camera_label_note(content["generator"]["config"], generator.config, options)
     notes += _augmentation_note(content, options)
     ramp = _group(generator.config, "foreground").get("density_ramp")
     reached = [float(tensor) for name, tensor in states[0].items() if is_density_scale(name)]
@@ -135,6 +136,21 @@ def _views_note(stored: Mapping[str, Any], own: Mapping[str, Any], given: Collec
     return [
         f"resume: the snapshot was trained with {' '.join(differing)}, which is not taken from it: give the same "
         "options, unless the new data are seen from elsewhere."
+    ]
+
+
+def _camera_label_note(stored: Mapping[str, Any], own: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """A note if the discriminators' camera labels, in units of the range (`camera_label`), change their meaning."""
+    differing = [
+        f"model.generator.{'.'.join(path)}={_typed(value)}"
+        for path, value, _ in _differences(stored, own)
+        if path in (("camera", "yaw"), ("camera", "pitch")) and value is not ABSENT
+    ]
+    if not differing or not options["camera_condition"]:
+        return []
+    return [
+        "resume: with camera_condition=true the discriminators see angles in units of the range, which was "
+        f"{' '.join(differing)}: with another one they have to learn cameras anew."
     ]
 
 

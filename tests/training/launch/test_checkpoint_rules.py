@@ -128,6 +128,26 @@ def test_cameras_of_the_snapshot_that_are_not_repeated(finished, tmp_path):
         ]
 
 
+def test_camera_labels_in_other_units(tmp_path):
+    """They are relative to the range of the cameras, so that it matters if it is given as well."""
+    write_frames(tmp_path / "data")
+    cameras = [[f"split/video_{video}", [0.1 * video - 0.2, 1.57]] for video in range(5)]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"cameras": cameras}))
+    yaw, words = "model.generator.camera.yaw", ["camera_condition=true"]
+    loop = make_loop(tmp_path, *SHORT, *words, f"{yaw}=[-0.4,0.4]")
+    loop.run()
+    resume = f"resume={loop.folder}"
+    note = (
+        f"resume: with camera_condition=true the discriminators see angles in units of the range, which was "
+        f"{yaw}=[-0.4,0.4]: with another one they have to learn cameras anew."
+    )
+    assert make_plan(tmp_path, resume, *words, f"{yaw}=[-0.5,0.5]").notes == [note]
+    views, last = make_plan(tmp_path, resume, *words).notes
+    assert last == note and "was trained with model.generator.camera.yaw=[-0.4,0.4], which is not taken" in views
+    same = [f"{yaw}=[-0.4,0.4]", "model.generator.camera.distribution=uniform"]
+    assert make_plan(tmp_path, resume, *words, *same).notes == []
+
+
 def test_an_augmentation_that_begins_anew(finished, tmp_path):
     loop = make_loop(tmp_path, *SHORT, "aug=ada", "p=0.3")
     loop.run()
