@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # imported where it is used: few runs have adaptive augmentat
     from training.augment.ada import AdaAugment, AdaFeedback
 
 __all__ = [
+    "ada_kimg",
     "build_ada",
     "build_augment",
     "build_loss",
@@ -186,6 +187,11 @@ def build_augment(options: Options) -> "AdaAugment | None":
     return augment
 
 
+def ada_kimg(options: Options) -> float:
+    """Thousands of videos over which the p of aug=ada can change by one."""
+    return ADA_KIMG if options["resume"] is None else ADA_KIMG_TRANSFER
+
+
 def build_ada(
     options: Options, *, augment: "AdaAugment | None", statistics: Statistics, device: torch.device
 ) -> "AdaFeedback | None":
@@ -197,7 +203,7 @@ def build_ada(
     controller = AdaController(
         p=float(augment.p),
         target=ADA_TARGET if options["target"] is None else options["target"],
-        kimg=ADA_KIMG if options["resume"] is None else ADA_KIMG_TRANSFER,
+        kimg=ada_kimg(options),
     )
     return AdaFeedback(augment=augment, controller=controller, statistics=statistics, device=device)
 

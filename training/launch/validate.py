@@ -27,6 +27,7 @@ from training.data.names import RUN_OPTIONS
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
 from training.launch.build import (
+    ada_kimg,
     build_augment,
     build_networks,
     build_schedule,
@@ -45,6 +46,7 @@ from training.launch.idle_options import (
 )
 from training.launch.option_rules import check_values, other_options
 from training.launch.run_dir import find_run_folder, slug
+from training.networks.density import DensityRamp
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import checkpoint_bytes
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "check_writable", "dump_options", "plan", "write_options"]
 
 TINY_FOV = 1.0  # degrees, as SMALL_FOV of renderer.cameras, a room that this one does not import
+TRIAL = 1  # kimg; shorter runs only try whether everything works
+WEAK_P = 0.2  # probability of augmentation below which it hardly does anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +131,7 @@ def plan(
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
     check_arguments({"generator": generator, "discriminator": discriminator}, given)
     notes += _replaced_notes(options)
+    notes += _length_notes(options, generator, given) if run_folder is None else []
     notes += _depth_notes(generator)
     notes += _prior_notes(generator, options)
     notes += [] if synthetic else _camera_notes(generator, dataset)
@@ -308,6 +313,27 @@ def _camera_notes(generator: torch.nn.Module, dataset: PairDataset) -> list[str]
         angles, yaw=prior.yaw, pitch=prior.pitch, distribution=prior.distribution, count=dataset.num_clips
     )
     return [] if note is None else [note]
+
+
+def _length_notes(options: Mapping[str, Any], generator: torch.nn.Module, given: Collection[str]) -> list[str]:
+    """Notes on a new run that ends before its density ramp does, or before adaptive augmentation has an effect."""
+    kimg, new, notes = options["kimg"], options["resume"] is None, []
+    if kimg < TRIAL:
+        return []
+    ramp = getattr(getattr(generator, "foreground", None), "density_ramp", None)  # a user's own class may have none
+    if isinstance(ramp, DensityRamp) and new and kimg < ramp.end:
+        option = "model.generator.foreground.density_ramp"
+        if kimg > ramp.start or not any(name.startswith(option) for name in given):  # else it has no effect, see there
+            notes.append(
+                f"kimg={kimg:g}: the density ramp ends at {ramp.end:g} kimg, so this run ends at a factor of "
+                f"{ramp(kimg):.3g} of {ramp.factor:g}, in fog; give a {option} with end below kimg."
+            )
+    most = (options["p"] or 0) + kimg / ada_kimg(options)
+    if options["aug"] == "ada" and most < WEAK_P:
+        notes.append(
+            f"aug=ada: p reaches at most {most:.2g} in this run; begin with p={WEAK_P}, or use aug=fixed p={WEAK_P}."
+        )
+    return notes
 
 
 def _replaced_notes(options: Mapping[str, Any]) -> list[str]:

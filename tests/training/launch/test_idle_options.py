@@ -178,7 +178,8 @@ def test_every_option_that_another_takes_over_is_told():
 
 def test_snapshots_that_replace_each_other_are_told(tmp_path):
     def notes(*words):
-        return make_plan(tmp_path, "spec.kimg_per_tick=0.45", "spec.mb=100", "spec.microbatch=100", *words).notes
+        made = ["spec.kimg_per_tick=0.45", "spec.mb=100", "spec.microbatch=100", *words]
+        return make_plan(tmp_path, "model.generator.foreground.density_ramp=null", *made).notes
 
     assert notes("kimg=24", "snap=1", "imgsnap=1") == [
         "snap=1: snapshots are due every 0.5 kimg, but are named by whole kimg, and later ones replace earlier ones of "
@@ -202,6 +203,36 @@ def test_snapshots_that_replace_each_other_are_told(tmp_path):
         "kimg=19 keeps both."
     ]
     assert notes(*kilo, "kimg=19", "spec.mb=96", "spec.microbatch=96") == []
+
+
+def test_a_run_shorter_than_its_density_ramp_is_told(tmp_path):
+    ramp = "model.generator.foreground.density_ramp"
+
+    def notes(*words):
+        return make_plan(tmp_path, "spec.kimg_per_tick=1", "imgsnap=99999", "snap=99999", *words).notes
+
+    for kimg, factor in ((8, "2"), (3, "1"), (15, "3.75")):
+        assert notes(f"kimg={kimg}") == [
+            f"kimg={kimg}: the density ramp ends at 16 kimg, so this run ends at a factor of {factor} of 4, in fog; "
+            f"give a {ramp} with end below kimg."
+        ]
+    for words in (["kimg=32"], ["kimg=16"], ["kimg=0.9"], ["kimg=8", f"{ramp}.start=1", f"{ramp}.end=6"]):
+        assert notes(*words) == []
+    assert notes("kimg=8", f"{ramp}=null") == []
+    (late,) = notes("kimg=3", f"{ramp}.start=4")
+    assert late.endswith("has no effect: the run ends before the density begins to grow.")
+
+
+def test_adaptive_augmentation_that_stays_weak_is_told(tmp_path):
+    def notes(*words):
+        return make_plan(tmp_path, "spec.kimg_per_tick=1", "imgsnap=99999", "snap=99999", "kimg=32", *words).notes
+
+    assert notes("aug=ada") == [
+        "aug=ada: p reaches at most 0.064 in this run; begin with p=0.2, or use aug=fixed p=0.2."
+    ]
+    for words in (["aug=ada", "p=0.3"], ["aug=ada", "p=0.2"], ["aug=ada", "kimg=25000"], ["aug=fixed", "p=0.1"], []):
+        assert notes(*words) == []
+    assert notes("aug=ada", "kimg=0.9") == []  # a trial
 
 
 def test_passes_of_another_size_are_told(tmp_path):
