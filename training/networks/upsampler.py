@@ -363,7 +363,8 @@ class Upsampler(nn.Module):
             raise ValueError(f"upsampler.mode must be {' or '.join(UPSAMPLINGS)}, got {mode!r}.")
         if resolution <= in_resolution or resolution & (resolution - 1) or in_resolution & (in_resolution - 1):
             raise ValueError(
-                f"resolution must be a power of two above the volume rendered {in_resolution}, got {resolution}."
+                f"resolution must be a power of two above the volume rendered {in_resolution} (rendering.resolution, a "
+                f"power of two as well), got {resolution}."
             )
         blocks = nn.ModuleDict()
         r, features = in_resolution * 2, in_features

@@ -146,7 +146,7 @@ def test_unknown_options_are_named(part):
         ({"motion": {"combine": "multiply"}}, "motion.combine.*multiply"),
         ({"rendering": {"path_lattice": 12}}, "path_lattice.*256.*12"),
         ({"resolution": 200, "rendering": {"path_lattice": 8}}, "power of two.*200"),
-        ({"resolution": 32}, "above the volume rendered 32"),
+        ({"resolution": 32}, r"above the volume rendered 32 \(rendering.resolution, a power of two as well\), got 32"),
     ],
 )
 def test_mistakes(changes, message):
