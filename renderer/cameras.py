@@ -424,7 +424,7 @@ def stereo_pair(cameras: Cameras, eye_distance: float = EYE_DISTANCE) -> tuple[C
         )
     half = torch.asin(eye_distance / (2 * radius))
     left, right = (
-        Cameras(cam2world=(_turn(cam2world[:, :3, 1], angle) @ cam2world).float(), fov=cameras.fov)
+        Cameras(cam2world=(_turn(cam2world[:, :3, 1], angle) @ cam2world).float(), fov=cameras.fov.clone())
         for angle in (-half, half)
     )
     return left, right

@@ -26,6 +26,12 @@ def test_the_eyes_stand_beside_the_camera():
         assert torch.allclose(rotation[..., 1], MIDDLE.cam2world[:, :3, 1], atol=1e-6)  # upright as the camera
 
 
+def test_each_eye_has_a_field_of_view_of_its_own():
+    left, right = stereo_pair(MIDDLE)
+    left.fov.mul_(2)
+    assert torch.equal(left.fov, 2 * MIDDLE.fov) and torch.equal(right.fov, MIDDLE.fov)
+
+
 def test_at_the_equator_the_eyes_differ_in_yaw():
     left, right = stereo_pair(PRIOR.at_angles(0.3, math.pi / 2), 0.2)
     angle = math.asin(0.1)

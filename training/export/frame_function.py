@@ -100,7 +100,7 @@ def random_inputs(generator: Generator, seed: int) -> tuple[torch.Tensor, ...]:
     cameras = generator.camera_prior.at(yaw, pitch)
     cam2world, fov = cameras.cam2world.clone(), cameras.fov * (0.7 + 0.3 * wide)
     cam2world[:, :3, 3] *= 0.9 + 0.2 * near
-    codes = latents.with_styles(generator.mapping(latents.z, label).contiguous())
+    codes = latents.with_styles(generator.mapping(latents.z, label))
     return *vars(codes).values(), time, cam2world, fov
 
 

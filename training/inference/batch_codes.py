@@ -3,7 +3,6 @@
 All are on the generator's device and have its type.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,7 +110,7 @@ def mixed_codes(network: Generator, first: RowCodes, second: RowCodes, layers: s
         raise ValueError(f"layers must be foreground, upsampler or a list of numbers, got {shown(layers)}.")
     chosen = layers if is_list(layers) else parts[layers]
     numbers = [whole_number(f"layers[{i}]", layer) for i, layer in enumerate(chosen)]
-    return dataclasses.replace(first, ws=mix_styles(first.ws, second.ws, numbers))
+    return RowCodes(mix_styles(first.ws, second.ws, numbers), first.z_motion.clone(), first.z_bg.clone())
 
 
 def given_codes(

@@ -79,8 +79,9 @@ class FrameRenderer:
                 "compiler, or a GPU of NVIDIA's Ampere generation or later."
             )
         self.generator, self.ray_chunk = generator, ray_chunk
-        self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
-        self._weights = generator.modulate(ws, precision)
+        # Copies, like those of cameras: callers may put other values into the same tensors.
+        self.ws, self.z_motion, self.z_bg = ws.clone(), z_motion.clone(), z_bg.clone()
+        self._weights = generator.modulate(self.ws, precision)
         self._views: dict[int, _View] = {}  # the last one of each resolution
         self._layers = torch.bfloat16 if precision == "bfloat16" and ws.device.type == "cuda" else None
         if precision == "bfloat16" and ws.device.type == "cpu":
@@ -171,7 +172,7 @@ class FrameRenderer:
         fields = conditioned_fields(generator, self._weights, self.ws, times=times, **codes)
         view = self._view(fields, cameras.to(self.ws.device), settings)
         if layers == "background":
-            return RenderedRays.of_background(view.background)
+            return RenderedRays.of_background(view.background.clone())  # callers may edit it
         hidden = layers == "foreground" and view.background is not None
         background = torch.zeros_like(view.background) if hidden else view.background
         rendered = render_rays(fields, view.rays, settings, frames=1, chunk=chunk, background=background)
@@ -184,6 +185,7 @@ class FrameRenderer:
         known = self._views.get(settings.resolution)
         if known is not None and cameras.equals(known.cameras):
             return known
+        cameras = Cameras(cam2world=cameras.cam2world.clone(), fov=cameras.fov.clone())
         pixels = self.generator.pixels(self.ws, settings.resolution)
         rays = Rays.through(pixels, cameras, self.generator.depth_offsets(cameras))
         background = None if fields.background is None else render_background(fields.background, rays, settings)

@@ -62,7 +62,7 @@ class PointField:
         camera = generator.camera_prior.at() if camera is None else camera
         check_cameras("camera", camera, count=1)
         matrix = camera.cam2world[0].to(ws)
-        self._position, self._ahead = matrix[:3, 3], -matrix[:3, 2]
+        self._position, self._ahead = matrix[:3, 3].clone(), -matrix[:3, 2]  # copies: callers may reuse the matrix
         times = ws.new_full([1, 1], time)
         self._generator = generator
         weights = generator.modulate(ws)

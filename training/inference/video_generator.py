@@ -500,7 +500,8 @@ class VideoGenerator(nn.Module):
         if cameras is not None:
             check_cameras("cameras", cameras)
         near, far = self.network.depth_range(self.camera_prior.at() if cameras is None else cameras)
-        return displayed(name, values, size=(max(self.resolution, values.shape[-1]),) * 2, near=near, far=far)
+        shown = displayed(name, values, size=(max(self.resolution, values.shape[-1]),) * 2, near=near, far=far)
+        return shown.contiguous()  # channels that can be edited one by one
 
     # ------------------------------------------------------------------------------------------------------------------
     # Files

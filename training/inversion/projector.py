@@ -84,7 +84,7 @@ class Inversion:
         if str(getattr(pixels, "dtype", None)).removeprefix("torch.") != "uint8":
             given = getattr(pixels, "dtype", shown(pixels))
             raise ValueError(f"pixels must be uint8 [T, 3, {size}, {size}], 0 to 255, got {given}.")
-        self._pixels = torch.as_tensor(pixels, device="cpu")
+        self._pixels = torch.as_tensor(pixels, device="cpu").clone()  # callers may reuse its memory
         check_tensors({"pixels": (self._pixels, ("T", 3, size, size))})
         if not is_list(times) or len(times) != 2:
             raise ValueError(f"times must be those of the first and the last frame, got {shown(times)}.")

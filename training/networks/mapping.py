@@ -87,7 +87,7 @@ class MappingNetwork(nn.Module):
         if self.num_ws is None:
             return x
         # One style per layer, and the truncation trick (StyleGAN, appendix B).
-        ws = x[:, None].expand(-1, self.num_ws, -1)
+        ws = x[:, None].expand(-1, self.num_ws, -1).contiguous()  # each in memory of its own, for callers that edit one
         if truncation_psi != 1:
             if self.w_avg_beta is None:
                 raise ValueError(f"truncation_psi must be 1, got {truncation_psi}: this network keeps no mean of w.")

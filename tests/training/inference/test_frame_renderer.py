@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from renderer.cameras import Cameras
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import SMALL, build_generator
 from tests.goldens.small_inputs import cameras, codes
@@ -146,6 +147,25 @@ def test_a_view_is_that_of_its_own_cameras(generator):
     [other] = renderer._views.values()
     renderer._views = Overtaken()
     assert torch.equal(renderer.render(TIME, first), expected)
+
+
+def test_callers_may_reuse_their_tensors(generator):
+    """And edit what they get: the renderer keeps rays, backgrounds and codes of its own."""
+    given, first, second = codes(), *(generator.camera_prior.at(yaw).repeat(2) for yaw in (0.1, 0.9))
+    pose, fov = first.cam2world.clone(), first.fov.clone()
+    expected = [FrameRenderer(generator, **codes()).output(TIME, c, layers="background") for c in (first, second)]
+    renderer = FrameRenderer(generator, **given)
+    for tensor in given.values():
+        tensor.zero_()
+    for seen, exact in zip((first, second), expected, strict=True):
+        pose.copy_(seen.cam2world), fov.copy_(seen.fov)
+        for _ in range(2):
+            found = renderer.output(TIME, Cameras(cam2world=pose, fov=fov), layers="background")
+            assert torch.equal(found.image, exact.image) and torch.equal(found.image_raw, exact.image_raw)
+            found.image_raw.zero_()
+    assert not torch.equal(expected[0].image, expected[1].image)
+    exact = FrameRenderer(generator, **codes()).render(TIME, second)
+    assert torch.equal(renderer.render(TIME, Cameras(cam2world=pose, fov=fov)), exact)
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "modules"])

@@ -137,6 +137,20 @@ def test_mistaken_points(points, message):
         PointField(generator, ws.repeat(2, 1, 1), **rest, time=0.5)
 
 
+def test_a_field_is_seen_from_the_camera_that_it_was_given():
+    """Callers may put other poses into the same matrix."""
+    generator = small_generator()
+    codes = seed_latents(3, 4, **SIZES)
+    ws, rest = generator.mapping(codes.z), {"z_motion": codes.z_motion, "z_bg": codes.z_bg}
+    camera, points = generator.camera_prior.at(yaw=0.3), torch.tensor([[0.02, 0.01, 0.0]])
+    field = PointField(generator, ws, **rest, time=0.5, camera=camera)
+    expected = field.colour(points)
+    camera.cam2world.copy_(generator.camera_prior.at(yaw=0.9).cam2world)
+    assert torch.equal(field.colour(points), expected)
+    other = PointField(generator, ws, **rest, time=0.5, camera=camera)
+    assert not torch.equal(other.colour(points), expected)
+
+
 def test_parts_of_rays_and_points_change_nothing(monkeypatch):
     generator = small_generator(foreground={"density_bias": 3})  # half opaque
     codes = seed_latents(3, 4, **SIZES)

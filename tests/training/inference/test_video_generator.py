@@ -151,6 +151,22 @@ def test_interpolation_and_mixing(G):
 def test_cameras_and_times(G):
     cameras = G.camera_prior.at(yaw=[0.0, 1.0])
     video = G.video(seed=3, cameras=cameras, times=[0.25, 0.75])
+def test_results_can_be_edited_in_place(G):
+    """One layer without the others, also of a copy, one channel without the others, and no codes of other results."""
+    codes = G.codes([3, 4])
+    edited, others = copy.deepcopy(codes), [layer for layer in range(G.num_ws) if layer != 2]
+    edited.ws[:, 2] += 1
+    assert torch.equal(edited.ws[:, others], codes.ws[:, others]) and torch.equal(edited.ws[:, 2], codes.ws[:, 2] + 1)
+    for name in ("depth", "opacity"):
+        shown = G.pixels(name, torch.ones(1, 4, 4))
+        expected = shown[1:].clone()
+        shown[0] = 7
+        assert torch.equal(shown[1:], expected) and (expected != 7).all()
+    mixed, expected = G.mix(codes[:1], codes[1:], "upsampler"), codes.z_motion.clone()
+    mixed.z_motion.zero_(), mixed.z_bg.zero_()
+    assert torch.equal(codes.z_motion, expected) and codes.z_bg.all()
+
+
     assert torch.equal(video[1], G.frame(seed=3, t=0.75, camera=cameras[1]))
     assert torch.equal(G.video(seed=3, cameras=cameras)[1], G.frame(seed=3, t=1.0, camera=cameras[1]))
     with pytest.raises(ValueError, match=r"times must be 2 numbers, got \[0.0\]"):

@@ -560,6 +560,18 @@ def test_what_is_no_clip_is_named(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_the_clip_is_compared_as_it_was_given(generator):
+    """Callers may read the next clip into the same memory."""
+    settings, reports = FitSettings(samples=4, starts=2, motions=2, keep=1, steps=2, batch=2), []
+    for reused in (False, True):
+        pixels = np.full((2, 3, 16, 16), 90, np.uint8)
+        inversion = Inversion(generator, pixels, times=(0.0, 1.0), settings=settings, seed=0)
+        pixels[:] = pixels * (not reused)
+        inversion.fit()
+        reports.append(inversion.report() | {"seconds": 0})
+    assert reports[0] == reports[1]
+
+
 def test_one_motion_is_enough_where_there_is_none(generator, monkeypatch):
     """With several, all with the same images, the best combinations would be one content, several times."""
     seen = []
