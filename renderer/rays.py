@@ -112,6 +112,10 @@ class RayNoise:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return RayNoise(**{name: None if x is None else x[videos, rays] for name, x in fields.items()})
 
+    def to(self, like: torch.Tensor) -> "RayNoise":
+        """The noise on the device and of the type of a tensor; streams draw float32."""
+        return RayNoise(**{name: None if x is None else x.to(like) for name, x in vars(self).items()})
+
     def is_random(self) -> bool:
         """True if any of the numbers are given."""
         return any(getattr(self, field.name) is not None for field in dataclasses.fields(self))
@@ -137,7 +141,7 @@ class Rays:
         cls, pixels: torch.Tensor, cameras: Cameras, offsets: torch.Tensor | None, noise: RayNoise = NO_NOISE
     ) -> "Rays":
         """Rays of cameras through pixels (see `camera_rays`), all of the pixels' type and on their device."""
-        return cls(*camera_rays(cameras, pixels), noise, None if offsets is None else offsets.to(pixels))
+        return cls(*camera_rays(cameras, pixels), noise.to(pixels), None if offsets is None else offsets.to(pixels))
 
     def __len__(self) -> int:
         return self.directions.shape[1]

@@ -435,6 +435,20 @@ def test_double_precision(phase, real):
         assert_near(found[torch.float32][name].double(), value, relative=1e-3, absolute=1e-5 * largest)
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_bfloat16_parameters(phase):
+    """The gradients have the direction of those in float32."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        loss, generator, discriminator, _ = make_loss(distortion_weight=0.1)
+        generator.to(dtype), discriminator.to(dtype)
+        loss.accumulate(phase, batch=real_batch(), gain=2.0, stream=RandomStream(3))
+        found[dtype] = gradients(generator if phase.startswith("G") else discriminator)
+    assert {value.dtype for value in found[torch.bfloat16].values()} == {torch.bfloat16}
+    exact, rounded = (torch.cat([x.float().flatten() for x in values.values()]) for values in found.values())
+    assert torch.cosine_similarity(exact, rounded, dim=0) > 0.9
+
+
 def test_state_of_the_running_mean():
     loss, *_ = make_loss()
     loss.accumulate("Greg", batch=real_batch(), gain=1.0, stream=RandomStream(0))

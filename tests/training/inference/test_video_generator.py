@@ -25,6 +25,7 @@ from renderer.outputs import displayed
 from tests.full_memory import fill_gpu, loading_message
 from tests.small_network import small_generator
 from training.inference.frame_renderer import FrameRenderer
+from torch_utils.rng import RandomStream
 from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
 from training.inference.latents import RowCodes, generator_latents, seed_latents
 from training.inference.meshes import GeneratedMeshes
@@ -183,20 +184,21 @@ def test_double_precision(run_folder, G):
     assert (double.frame(3).int() - G.frame(3).int()).abs().max() <= 1
 
 
-def forward(G, cameras=None):
+def forward(G, cameras=None, stream=None):
     codes = G.latents(seed=[3, 4])
     z, z_motion, z_bg = (x.to(G.dtype) for x in (codes.z, codes.z_motion, codes.z_bg))
     times = torch.tensor([[0.1, 0.6]], dtype=G.dtype).repeat(2, 1)
-    return G(z, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras)
+    return G(z, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_types_render_with_gradients(run_folder, G, dtype):
-    """From trained cameras and from others, whose depths are moved."""
+    """From trained cameras and from others, whose depths are moved, and with the random depths of training."""
     other = load_generator(run_folder, dtype=dtype)
     far = Cameras.join([G.camera(radius=1.5), G.camera()])
-    for cameras in (None, far):
-        image = forward(other, cameras).image
+    assert forward(other).image.isfinite().all()
+    for seed in (None, 0):
+        image, expected = (forward(g, far, None if seed is None else RandomStream(seed)).image for g in (other, G))
         assert image.dtype == dtype and image.isfinite().all()
     expected = forward(G, far).image
     assert (image.float() - expected).abs().mean() < {torch.float64: 1e-5}.get(dtype, 0.1) * expected.std()
