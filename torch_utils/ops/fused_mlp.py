@@ -335,7 +335,8 @@ def _rounded(x: torch.Tensor) -> torch.Tensor:
 
 def _blur_ref(x: torch.Tensor) -> torch.Tensor:
     """[1, 3, 3, 1] / 8 per axis at constant size, zeros outside: rows [H, W, C]."""
-    kernel = torch.outer(BLUR, BLUR).to(x).expand(x.shape[-1], 1, -1, -1)
+    blur = x.new_tensor(BLUR)
+    kernel = torch.outer(blur, blur).expand(x.shape[-1], 1, -1, -1)
     image = F.pad(x.movedim(-1, 0)[None], [2, 1, 2, 1])
     return F.conv2d(image, kernel, groups=x.shape[-1])[0].movedim(0, -1)
 

@@ -42,7 +42,7 @@ NATIVE_MIN_SIZE, SMALL_SIZE = 1 << 12, 1 << 19
 FEW_CHANNELS = 4
 #: One axis of the blur of StyleNeRF's upsampler. csrc/fused_mlp holds the same numbers, which must change together
 #: with these.
-BLUR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+BLUR = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 SEPARABLE_TAPS = 8  # filters with at least this many taps are kept as a vector, i.e. applied in two passes
 
 

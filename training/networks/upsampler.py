@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from torch_utils.ops.bias_act import add_scaled
@@ -43,22 +42,23 @@ __all__ = [
 _AXES = {
     "blur": BLUR,  # shared with the native operator that renders on a CPU
     # Applied after zeros have been inserted between the pixels:
-    "nearest": torch.ones(2),
-    "blur_nearest": F.pad(BLUR, [0, 1]) + F.pad(BLUR, [1, 0]),  # nearest, then blur: BLUR * [1, 1]
-    "upsample": torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4,
+    "nearest": (1.0, 1.0),
+    "blur_nearest": (1 / 8, 4 / 8, 6 / 8, 4 / 8, 1 / 8),  # nearest, then blur: BLUR * [1, 1]
+    "upsample": (1 / 4, 3 / 4, 3 / 4, 1 / 4),
 }
 #: Contribution of a pixel i to the corners 2i - 1 … 2i + 2 of its four neighbours: one half to each that touches it.
-_TOUCHING = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]]) / 2
+_TOUCHING = ((0, 1 / 2, 1 / 2, 0), (1 / 2, 0, 0, 1 / 2), (1 / 2, 0, 0, 1 / 2), (0, 1 / 2, 1 / 2, 0))
 
 
 @functools.lru_cache(maxsize=64)
 def _filter(kind: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    kernel = _TOUCHING if kind == "touching" else torch.outer(_AXES[kind], _AXES[kind])
-    return kernel.to(device=device, dtype=dtype)
+    taps = torch.tensor(_TOUCHING if kind == "touching" else _AXES[kind], dtype=dtype, device=device)
+    return taps if taps.ndim == 2 else torch.outer(taps, taps)
 
 
 def _resample(x: torch.Tensor, kind: str, *, up: int, before: int, after: int) -> torch.Tensor:
-    # Created outside inference mode, so that a filter cached while rendering can serve training later.
+    # Created outside inference mode, so that a filter cached while rendering can serve training later. (Modules hold
+    # numbers: a tensor would be one of the mode and the default device under which the module is imported.)
     with torch.inference_mode(False):
         f = _filter(kind, x.dtype, x.device)
     return upfirdn2d(x.permute(0, 3, 1, 2), f, up=up, padding=[before, after, before, after]).permute(0, 2, 3, 1)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -24,8 +25,9 @@ from renderer.depth import surface_points
 from renderer.outputs import displayed
 from tests.full_memory import fill_gpu, loading_message
 from tests.small_network import small_generator
-from training.inference.frame_renderer import FrameRenderer
 from torch_utils.rng import RandomStream
+from training.checkpoints import snapshot
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
 from training.inference.latents import RowCodes, generator_latents, seed_latents
 from training.inference.meshes import GeneratedMeshes
@@ -149,9 +151,6 @@ def test_interpolation_and_mixing(G):
         G.mix(first, second, "background")
 
 
-def test_cameras_and_times(G):
-    cameras = G.camera_prior.at(yaw=[0.0, 1.0])
-    video = G.video(seed=3, cameras=cameras, times=[0.25, 0.75])
 def test_results_can_be_edited_in_place(G):
     """One layer without the others, also of a copy, one channel without the others, and no codes of other results."""
     codes = G.codes([3, 4])
@@ -168,6 +167,9 @@ def test_results_can_be_edited_in_place(G):
     assert torch.equal(codes.z_motion, expected) and codes.z_bg.all()
 
 
+def test_cameras_and_times(G):
+    cameras = G.camera_prior.at(yaw=[0.0, 1.0])
+    video = G.video(seed=3, cameras=cameras, times=[0.25, 0.75])
     assert torch.equal(video[1], G.frame(seed=3, t=0.75, camera=cameras[1]))
     assert torch.equal(G.video(seed=3, cameras=cameras)[1], G.frame(seed=3, t=1.0, camera=cameras[1]))
     with pytest.raises(ValueError, match=r"times must be 2 numbers, got \[0.0\]"):
@@ -200,8 +202,7 @@ def test_other_types_render_with_gradients(run_folder, G, dtype):
     for seed in (None, 0):
         image, expected = (forward(g, far, None if seed is None else RandomStream(seed)).image for g in (other, G))
         assert image.dtype == dtype and image.isfinite().all()
-    expected = forward(G, far).image
-    assert (image.float() - expected).abs().mean() < {torch.float64: 1e-5}.get(dtype, 0.1) * expected.std()
+        assert (image.float() - expected).abs().mean() < {torch.float64: 1e-5}.get(dtype, 0.1) * expected.std()
 
 
 def test_cameras_of_another_type_give_the_same_frames(G):
@@ -361,9 +362,66 @@ def test_loaded_weights_do_not_depend_on_the_default_type(run_folder, G, dtype):
         assert torch.get_default_dtype() == dtype
     finally:
         torch.set_default_dtype(torch.float32)
-    for found, expected in zip(loaded, (G, D)):
-        tensors = [*zip(found.parameters(), expected.parameters()), *zip(found.buffers(), expected.buffers())]
-        assert tensors and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in tensors)
+    assert all(same(*pair) for pair in zip(loaded, (G, D)))
+
+
+def same(first, second) -> bool:
+    pairs = [*zip(first.parameters(), second.parameters()), *zip(first.buffers(), second.buffers())]
+    return len(pairs) > 0 and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+
+
+class ExactTimes(Generator):
+    """A generator of the user's own with a state in double precision."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.register_buffer("first", torch.full([2], 1 / 3, dtype=torch.float64))
+
+
+def test_loaded_weights_do_not_depend_on_the_default_type_of_other_threads(run_folder, tmp_path, G, monkeypatch):
+    """One may change it, for all threads, while a network is built."""
+    D, own = load_discriminators(run_folder), ExactTimes(**small_generator().config)
+    VideoGenerator(own).save_pretrained(tmp_path)
+    build = snapshot._build
+
+    def interrupted(*arguments, **options):
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            return build(*arguments, **options)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    monkeypatch.setattr(snapshot, "_build", interrupted)
+    assert same(load_generator(run_folder), G) and same(load_discriminators(run_folder), D)
+    assert same(snapshot.load_average_generator(tmp_path, generator_class=ExactTimes), own)
+
+
+FIRST_USE = """
+import torch
+with {setting}:
+    import video3d
+    G = video3d.load_generator({folder!r})
+    G.frame(3)
+latents = G.latents(3)
+z, times = latents.z.requires_grad_(True), torch.tensor([[0.5]])
+G(z, z_motion=latents.z_motion, z_bg=latents.z_bg, times=times).image.square().mean().backward()
+print(z.grad.tolist(), G.frame(3).float().mean().item(), sep=";")
+"""
+
+
+@pytest.mark.parametrize("setting", ["torch.inference_mode()", "torch.device('meta')"])
+def test_settings_of_the_first_use_change_nothing_later(run_folder, G, setting):
+    """Modules are imported within them, and constants are made."""
+    latents = G.latents(3)
+    z, times = latents.z.requires_grad_(True), torch.tensor([[0.5]])
+    G(z, z_motion=latents.z_motion, z_bg=latents.z_bg, times=times).image.square().mean().backward()
+    code = FIRST_USE.format(setting=setting, folder=str(run_folder))
+    environment = os.environ | {"PYTHONPATH": str(Path(generate.__file__).parent)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    gradient, mean = map(json.loads, result.stdout.split(";"))
+    assert torch.allclose(torch.tensor(gradient), z.grad, rtol=1e-4, atol=1e-6 * z.grad.abs().max())
+    assert mean == pytest.approx(G.frame(3).float().mean().item(), abs=0.01)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
