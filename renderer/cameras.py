@@ -76,6 +76,7 @@ class Cameras:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"camera {index} of {len(self)}")
             index = slice(index, index + 1) if index != -1 else slice(-1, None)
+        index = list(index) if isinstance(index, tuple) else index  # tensors would index a dimension by each
         return Cameras(cam2world=self.cam2world[index], fov=self.fov[index])
 
     def to(self, device: torch.device | str) -> "Cameras":

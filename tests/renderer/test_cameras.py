@@ -176,6 +176,7 @@ def test_selection_and_comparison():
     assert cameras[-1].fov.tolist() == [12]
     assert cameras[torch.tensor(1)].fov.tolist() == cameras[np.int64(1)].fov.tolist() == [11]
     assert cameras[1:].fov.tolist() == [11, 12]
+    assert cameras[[2, 0]].fov.tolist() == cameras[(2, 0)].fov.tolist() == [12, 10]
     assert cameras[0:1].repeat(2).fov.tolist() == [10, 10]
     assert cameras[:2].repeat(2).fov.tolist() == [10, 10, 11, 11]
     assert torch.equal(cameras[:2].repeat(2).cam2world[1], cameras.cam2world[0])

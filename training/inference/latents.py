@@ -7,7 +7,7 @@ people here. (Random latents of training come from the training's own random str
 import dataclasses
 import operator
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -52,13 +52,15 @@ class _Batch:
     def __len__(self) -> int:
         return len(next(iter(vars(self).values())))
 
-    def to(self: Batch, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
-        return type(self)(*(codes.to(device, dtype) for codes in vars(self).values()))
+    def to(self: Batch, *args: Any, **options: Any) -> Batch:
+        """The codes on another device, of another type, or both; arguments are those of `torch.Tensor.to`."""
+        return type(self)(*(codes.to(*args, **options) for codes in vars(self).values()))
 
     def __getitem__(self: Batch, videos: int | slice | Sequence[int] | torch.Tensor) -> Batch:
         """Some of the videos, by a slice or their numbers; one number gives a batch of one."""
         if isinstance(videos, int) or getattr(videos, "ndim", None) == 0:
             videos = [operator.index(videos)]
+        videos = list(videos) if isinstance(videos, tuple) else videos  # tensors would index a dimension by each
         return type(self)(*(codes[videos] for codes in vars(self).values()))
 
 

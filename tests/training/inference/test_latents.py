@@ -53,7 +53,7 @@ def test_videos_are_joined_selected_moved_and_given_styles():
         assert all(torch.equal(codes, vars(part)[name]) for name, codes in vars(one).items())
     for one in (1, np.int64(1), torch.tensor(1)):
         assert torch.equal(latents[one].z, latents[1:2].z)
-    assert torch.equal(latents[[2, 0]].z, latents.z[[2, 0]])
+    assert torch.equal(latents[[2, 0]].z, latents.z[[2, 0]]) and torch.equal(latents[(2, 0)].z, latents.z[[2, 0]])
     assert [one.z_bg.shape for one in latents] == [(1, SIZES["background_dim"])] * 3
     ws = torch.rand(2, 5, 4)
     codes = latents[torch.tensor([2, 0])].with_styles(ws)
@@ -63,6 +63,8 @@ def test_videos_are_joined_selected_moved_and_given_styles():
     double = codes.to("cpu", torch.float64)
     assert type(double) is RowCodes and {x.dtype for x in vars(double).values()} == {torch.float64}
     assert torch.equal(double.z_bg.float(), codes.z_bg) and codes.to("cpu").ws is ws
+    for same in (codes.to(dtype=torch.float64), codes.to(torch.float64), codes.to(double.ws)):
+        assert type(same) is RowCodes and all(torch.equal(x, vars(double)[name]) for name, x in vars(same).items())
     both = RowCodes.join([codes[1:], codes[:1]])
     assert torch.equal(both.ws, ws.flip(0)) and torch.equal(both.z_motion, codes.z_motion.flip(0))
 
