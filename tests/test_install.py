@@ -41,6 +41,9 @@ def test_every_package_is_installed():
         for path in (ROOT / package).rglob("__init__.py")
     }
     assert set(settings["packages"]) == found | {"video3d.conf"}
+    assert settings["package-data"]["*"] == ["py.typed"] and all(
+        (ROOT / name / "py.typed").exists() for name in PACKAGES
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +129,15 @@ def test_the_library_of_a_wheel(environment, tmp_path):
     """Its modules and the sources of native operators are those of the wheel, which are built into the user's cache."""
     script = f"""
 import json, video3d
+from pathlib import Path
 from torch_utils import op_build
 G = video3d.load_generator({str(environment.parent / "run")!r})
 video = G.video(seed=3, motion_seed=5, frames=2)
 video3d.save_video("video.mp4", video)
 sources = sorted(path.name for path in op_build.SOURCES.glob("*/*_cpu.cpp"))
-print(json.dumps([video3d.__version__, list(video.shape), op_build.__file__, sources, str(op_build.library_folder())]))
+typed = Path(video3d.__file__).with_name("py.typed").exists()
+built = str(op_build.library_folder())
+print(json.dumps([video3d.__version__, list(video.shape), op_build.__file__, sources, built, typed]))
 """
     cache = tmp_path / "cache"
     result = run(
@@ -139,8 +145,8 @@ print(json.dumps([video3d.__version__, list(video.shape), op_build.__file__, sou
         VIDEO3D_OPS_CACHE="",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    version, shape, module, sources, built = json.loads(result.stdout)
-    assert (version, shape) == (__version__, [2, 3, 32, 32])
+    version, shape, module, sources, built, typed = json.loads(result.stdout)
+    assert (version, shape, typed) == (__version__, [2, 3, 32, 32], True)
     assert Path(module).is_relative_to(environment) and Path(built) == cache / "video-3d-gan" / "ops"
     assert sources == sorted(path.name for path in (ROOT / "torch_utils" / "ops" / "csrc").glob("*/*_cpu.cpp"))
     assert (tmp_path / "video.mp4").stat().st_size > 0

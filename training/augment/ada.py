@@ -69,6 +69,8 @@ class AdaAugment(nn.Module):
         ValueError: unknown pipeline or operation.
     """
 
+    p: torch.Tensor
+
     def __init__(
         self,
         *,

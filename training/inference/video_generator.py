@@ -12,7 +12,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
 from torch import nn
@@ -66,6 +66,9 @@ from training.inference.model_card import write_card
 from training.inference.render_videos import row_maps
 from training.networks.generator import Generator, SynthesisOutput
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["VideoGenerator", "load_generator"]
 
 CARD_SEEDS, CARD_FRAMES = 4, 6  # rows and columns of the picture of a model card
@@ -100,6 +103,36 @@ def load_generator(
     check_class("generator", network, generator_class, source=source)
     about = {name: dict(content[name]) for name in ("dataset", "progress")}
     return VideoGenerator(network, about=about).to(dtype)
+
+
+# Arguments of `frame` and `video` for type checkers, in whose signatures the result depends on `outputs`.
+
+
+class _Options(TypedDict, total=False):
+    fov: float | None
+    z: torch.Tensor | None
+    codes: RowCodes | None
+    truncation_psi: float | None
+    class_idx: Label | None
+    geometry_resolution: int | None
+    ray_chunk: int | None
+
+
+class _FrameOptions(_Options, total=False):
+    t: float
+    yaw: float | None
+    pitch: float | None
+    camera: Cameras | None
+
+
+class _VideoOptions(_Options, total=False):
+    program: str | None
+    frames: int | None
+    time_range: tuple[float, float] | None
+    yaw_scale: float | None
+    pitch_scale: float | None
+    cameras: Cameras | None
+    times: Sequence[float] | None
 
 
 class VideoGenerator(nn.Module):
@@ -364,6 +397,26 @@ class VideoGenerator(nn.Module):
     # ------------------------------------------------------------------------------------------------------------------
     # Rendering
 
+    @overload
+    def frame(
+        self,
+        seed: Seeds | None = ...,
+        motion_seed: Seeds | None = ...,
+        *,
+        outputs: None = ...,
+        **options: "Unpack[_FrameOptions]",
+    ) -> torch.Tensor: ...
+
+    @overload
+    def frame(
+        self,
+        seed: Seeds | None = ...,
+        motion_seed: Seeds | None = ...,
+        *,
+        outputs: str | Sequence[str],
+        **options: "Unpack[_FrameOptions]",
+    ) -> dict[str, torch.Tensor]: ...
+
     @without_autocast()
     @torch.no_grad()
     def frame(
@@ -421,6 +474,26 @@ class VideoGenerator(nn.Module):
         track = recorded_track("", camera, [t])
         maps = self._maps(rows, track, names, geometry_resolution, ray_chunk, pixels=outputs is None)
         return self._result({name: values[:, 0] for name, values in maps.items()}, outputs, single=single)
+
+    @overload
+    def video(
+        self,
+        seed: Seeds | None = ...,
+        motion_seed: Seeds | None = ...,
+        *,
+        outputs: None = ...,
+        **options: "Unpack[_VideoOptions]",
+    ) -> torch.Tensor: ...
+
+    @overload
+    def video(
+        self,
+        seed: Seeds | None = ...,
+        motion_seed: Seeds | None = ...,
+        *,
+        outputs: str | Sequence[str],
+        **options: "Unpack[_VideoOptions]",
+    ) -> dict[str, torch.Tensor]: ...
 
     @without_autocast()
     @torch.no_grad()
