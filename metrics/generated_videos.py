@@ -125,6 +125,8 @@ class GeneratedVideos:
             if isinstance(label, StoredLabels) and len(label(0)) != generator.c_dim:
                 raise UserError(f"{needed}; those of the data have {len(label(0))}.")
             _label_of(generator, label, 0)
+        elif label is not None:
+            raise UserError("The generator was trained without labels: leave label= out.")
         self._generator, self._label = generator, label
         self.labelled = label is not None
         self.nframes, self.resolution = nframes, resolution
@@ -200,7 +202,7 @@ class GeneratedVideos:
             cameras.append(generator.camera_prior.sample(1, stream))
             numbers.append(float(stream.uniform("time", [1])))
             c = None
-            if label is not None and generator.c_dim > 0:
+            if label is not None:
                 c = _label_of(generator, label, index).to(device)
             ws = generator.mapping(latents.z, c)  # one at a time: rounding must not depend on the batch
             videos.append(latents.to(device, dtype).with_styles(ws))

@@ -288,6 +288,12 @@ def test_labels_of_a_function_of_ones_own():
         later.load([3])
 
 
+def test_a_label_without_need():
+    with pytest.raises(UserError) as error:
+        GeneratedVideos(small_generator(), label=lambda i: i)
+    assert str(error.value) == "The generator was trained without labels: leave label= out."
+
+
 ARGUMENTS = [
     ({"nframes": "16"}, "nframes must be a whole number of at least 1, got '16'."),
     ({"nframes": None}, "nframes must be a whole number of at least 1, got None."),
