@@ -3,6 +3,7 @@
 from dnnlib.processes import print_any_text, run_cli
 from dnnlib.util import (
     UserError,
+    append_line,
     atomic_write,
     choices_hint,
     exclusive_lock,
@@ -19,6 +20,9 @@ from dnnlib.util import (
     nearest_name,
     one_line,
     parse_int_list,
+    require_utf8,
+    short_name,
+    temporary,
     temporary_folder,
     temporary_name,
 )
@@ -28,6 +32,7 @@ __version__ = "0.1.0"  # of the program; stated only here, and read by pyproject
 __all__ = [
     "UserError",
     "__version__",
+    "append_line",
     "atomic_write",
     "choices_hint",
     "exclusive_lock",
@@ -45,7 +50,10 @@ __all__ = [
     "one_line",
     "parse_int_list",
     "print_any_text",
+    "require_utf8",
     "run_cli",
+    "short_name",
+    "temporary",
     "temporary_folder",
     "temporary_name",
 ]

@@ -5,6 +5,8 @@ import difflib
 import errno
 import fcntl
 import functools
+import hashlib
+import io
 import os
 import re
 import secrets
@@ -14,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, TypeVar
 
 __all__ = [
     "UserError",
+    "append_line",
     "atomic_write",
     "choices_hint",
     "exclusive_lock",
@@ -37,9 +40,14 @@ __all__ = [
     "one_line",
     "parse_int_list",
     "remove_abandoned",
+    "require_utf8",
+    "short_name",
+    "temporary",
     "temporary_folder",
     "temporary_name",
 ]
+
+T = TypeVar("T")
 
 MAX_LIST_LENGTH = 1_000_000  # so that a mistyped range does not fill the memory
 
@@ -50,6 +58,7 @@ NO_TEMPORARY_FOLDER = (
 UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.(tmp|download)")  # of atomic_write, link_or_copy and downloads
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the user's quota, below the limit of a file
 FEW = 8  # names that a message can hold
+LONG_NAME = 200  # bytes; file systems take 255, with the additions of hidden names
 DAY = 86400  # seconds
 
 
@@ -59,6 +68,31 @@ class UserError(ValueError):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Files
+
+
+class _Unfinished(io.FileIO):
+    """File to be written whose errors have its name; the system knows only the descriptor of an open file."""
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = self.name
+            raise
+
+    def write(self, data: Any) -> int:
+        with self._named():
+            return super().write(data)
+
+    def sync(self) -> None:
+        """Flush the content to disk."""
+        with self._named():
+            os.fsync(self.fileno())
+
+    def close(self) -> None:
+        with self._named():
+            super().close()
 
 
 @contextlib.contextmanager
@@ -75,7 +109,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
             an escape like \\udce9, which is valid JSON.
 
     Raises:
-        UserError: The folder is missing or may not be written to, or the disk is full; names `path`.
+        UserError: The folder is missing or may not be written to, or the disk is full or fails; names `path`.
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"atomic_write writes whole files: mode must be 'wb' or 'w', got '{mode}'.")
@@ -84,13 +118,15 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
         raise UserError(f"Cannot write {path}: it is a pipe or a device, which a file would replace; name a file.")
     folder = os.path.dirname(path)
     temporary = temporary_name(path)
-    text = {} if mode == "wb" else {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
     try:
         # Unlike tempfile's, this file gets the permissions that the user's umask asks for.
-        with open(temporary, mode.replace("w", "x"), **text) as file:
+        raw = _Unfinished(temporary, "x")
+        binary = io.BufferedWriter(raw)
+        text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+        with binary if mode == "wb" else io.TextIOWrapper(binary, **text) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            raw.sync()
         os.replace(temporary, path)
         _sync_folder(folder)
     except BaseException as error:
@@ -100,6 +136,31 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
         if reason is None:
             raise
         raise UserError(f"Cannot write {path}: {reason}") from error
+
+
+def append_line(path: str | os.PathLike, line: str) -> None:
+    """Append a line to a text file, all of it or nothing, and on a line of its own even after a truncated one.
+
+    Args:
+        line: Without its line break. Lone surrogates become escapes like \\udce9, which are valid JSON.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    data = line.encode(errors="backslashreplace") + b"\n"
+    with open(path, "a+b", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        if length > 0:
+            file.seek(-1, os.SEEK_END)
+            data = data if file.read(1) == b"\n" else b"\n" + data
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]  # where the disk is nearly full, the system takes only a part
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(length)
+            raise
 
 
 def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -185,8 +246,11 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in NO_SPACE
-        advice = "free some space" if full else "check that the folder exists and may be written to"
+        advice = "check that the folder exists and may be written to"
+        if error.errno in NO_SPACE:
+            advice = "free some space"
+        elif error.errno == errno.EMFILE:
+            advice = "raise the limit of this user (ulimit -n)"
         raise UserError(f"Cannot write {os.fspath(path)}: {error.strerror or error}; {advice}.") from error
 
 
@@ -194,12 +258,14 @@ def make_folder(path: str | os.PathLike) -> None:
     """Make the folder that the option --outdir of a command names, unless it exists.
 
     Raises:
-        UserError: It cannot be made.
+        UserError: It cannot be made, or not be written to.
     """
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UserError(f"--outdir: cannot make the folder {os.fspath(path)}: {error.strerror}.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"--outdir: no permission to write in {os.fspath(path)}.")
 
 
 def file_identity(path: str | os.PathLike) -> tuple[int, ...] | None:
@@ -263,11 +329,50 @@ def temporary_folder() -> str:
         raise UserError(NO_TEMPORARY_FOLDER) from error
 
 
+def temporary(make: Callable[..., T], *, dir: str | None = None, **options: Any) -> T:
+    """A temporary file or folder: the result of a function of `tempfile`, such as TemporaryDirectory.
+
+    Args:
+        dir: Where; None for the system's folder for temporary files.
+
+    Raises:
+        UserError: There is no folder for temporary files, or it is gone by now, full, or cannot be written to.
+    """
+    folder = dir or temporary_folder()
+    try:
+        return make(dir=folder, **options)
+    except OSError as error:
+        raise UserError(
+            f"Cannot make a temporary file in {folder}: {error.strerror or error}; set TMPDIR to a folder that can be "
+            "written to."
+        ) from error
+
+
+def short_name(name: str) -> str:
+    """A file name that leaves space for additions: names have at most 255 bytes. Long ones end with a digest."""
+    data = os.fsencode(name)
+    if len(data) <= LONG_NAME:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return f"{data[: LONG_NAME - 17].decode(errors='ignore')}-{digest}"  # without half a character
+
+
 def temporary_name(path: str | os.PathLike) -> str:
-    """A hidden name in the same folder that no other file has; names have at most 255 bytes, not characters."""
+    """A hidden name in the same folder that no other file has."""
     folder, name = os.path.split(os.path.abspath(path))
-    short = os.fsdecode(os.fsencode(name)[:200])
-    return os.path.join(folder, f".{short}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return os.path.join(folder, f".{short_name(name)}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def require_utf8(path: str | os.PathLike) -> None:
+    """Refuse a path that libraries cannot open (PyTorch, safetensors), which take only valid UTF-8.
+
+    Raises:
+        UserError: It has other bytes.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{os.fspath(path)} cannot be read: the path is not valid UTF-8; rename it.") from error
 
 
 def remove_abandoned(folder: str | os.PathLike) -> None:

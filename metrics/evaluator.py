@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dnnlib import UserError
+from dnnlib import UserError, temporary
 from dnnlib.downloads import make_cache_folder
 from metrics.detectors import DetectorFile
 from metrics.feature_extractors import make_network
@@ -116,7 +116,7 @@ class Evaluator:
         self._networks: dict[str, Any] = {}
         # What was computed last, by protocol: digest of the side, features, samples.
         self._known: dict[str, tuple[str | None, np.ndarray | None, Samples]] = {}
-        folder = tempfile.mkdtemp(prefix="features-", dir=scratch_folder()) if distributed.is_main() else None
+        folder = temporary(tempfile.mkdtemp, dir=scratch_folder()) if distributed.is_main() else None
         self._folder = Path(distributed.broadcast_object(folder))
         if distributed.is_main():
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)

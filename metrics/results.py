@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dnnlib import UserError, is_number
+from dnnlib import UserError, append_line, is_number
 
 __all__ = [
     "Figure",
@@ -43,19 +43,14 @@ def result_path(folder: str | os.PathLike, name: str) -> Path:
 
 
 def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
-    """Append a row to the file of its metric, unbuffered, and on a line of its own even after a truncated one.
+    """Append a row to the file of its metric.
 
     Raises:
         UserError: The file cannot be written.
     """
     path = result_path(folder, row["metric"])
-    line = json.dumps(_without_nan(dict(row)), ensure_ascii=False) + "\n"
     try:
-        with open(path, "a+b", buffering=0) as file:
-            if file.seek(0, os.SEEK_END) > 0:
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read(1) == b"\n" else "\n" + line
-            file.write(line.encode(errors="backslashreplace"))  # lone surrogates in a name: as JSON escapes
+        append_line(path, json.dumps(_without_nan(dict(row)), ensure_ascii=False))
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}.") from error
     return path

@@ -25,7 +25,7 @@ from dnnlib import (
     explain_file_trouble,
     find_ffmpeg,
     one_line,
-    temporary_folder,
+    temporary,
     temporary_name,
 )
 from renderer.frame_folder import FrameFolder
@@ -238,7 +238,7 @@ class VideoWriter:
             self._encoder.process.wait()
             self._encoder.messages.close()
             self._encoder = None
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it need not exist; and an error here would hide the encoder's
             os.unlink(self._temporary)
         if self._frames is not None:
             self._frames.abort()
@@ -256,7 +256,7 @@ class VideoWriter:
         if not os.path.isdir(os.path.dirname(self.path)):
             raise UserError(f"Cannot write {self.path}: its folder does not exist.")
         # A file, because nothing would read a pipe while frames are written. It lives as long as the encoder.
-        messages = tempfile.TemporaryFile(dir=temporary_folder())  # noqa: SIM115
+        messages: IO[bytes] = temporary(tempfile.TemporaryFile)
         try:
             process = subprocess.Popen(
                 command,

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dnnlib import UserError, print_any_text, temporary_folder
+from dnnlib import UserError, print_any_text, temporary, temporary_folder
 from dnnlib.processes import USUAL, Ended, call_unblocked, cores, keep_streams
 from torch_utils import distributed
 
@@ -103,7 +103,7 @@ def launch(
     """
     context = multiprocessing.get_context("spawn")
     resource_tracker.ensure_running()  # it unblocks signals when it starts, which must not happen further below
-    with tempfile.TemporaryDirectory(prefix="process-group-", dir=temporary_folder()) as folder:
+    with temporary(tempfile.TemporaryDirectory, prefix="process-group-") as folder:
         group = [
             context.Process(
                 target=call_unblocked,  # before it has imported PyTorch

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib import UserError, listening_port, one_line, temporary_folder
+from dnnlib import UserError, listening_port, one_line, temporary
 from renderer.trajectories import DEFAULT_PROGRAM, FORWARD_PROGRAMS
 
 __all__ = ["build_page", "launch_page", "temporary_videos"]
@@ -114,7 +114,7 @@ def launch_page(page: Any, *, host: str, port: int) -> str:
 
 def temporary_videos() -> tempfile.TemporaryDirectory:
     """A folder for videos until the page is closed."""
-    return tempfile.TemporaryDirectory(prefix="video-3d-gan-", dir=temporary_folder())
+    return temporary(tempfile.TemporaryDirectory, prefix="video-3d-gan-")
 
 
 def _within(slider: Any, value: float | None) -> float | None:

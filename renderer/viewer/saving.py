@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import temporary_folder
+from dnnlib import temporary
 from renderer.trajectory_files import PathCamera, write_camera_path
 from renderer.video import VideoWriter, save_png
 from renderer.viewer.messages import show_errors
@@ -30,7 +30,7 @@ def path_file(cameras: Sequence[PathCamera]) -> bytes:
 
 
 def _through_file(name: str, write: Callable[[str], None]) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="viewer-", dir=temporary_folder()) as folder:
+    with temporary(tempfile.TemporaryDirectory, prefix="viewer-") as folder:
         path = os.path.join(folder, name)
         write(path)
         with open(path, "rb") as file:
@@ -55,7 +55,7 @@ class VideoMaking:
 
     def __init__(self, cameras: Sequence[PathCamera], draw: Callable[[PathCamera], torch.Tensor], fps: float):
         self._cameras, self._draw, self.done = cameras, draw, 0
-        self._folder = tempfile.mkdtemp(prefix="viewer-", dir=temporary_folder())
+        self._folder = temporary(tempfile.mkdtemp, prefix="viewer-")
         self._path = os.path.join(self._folder, "video.mp4")
         self._writer = VideoWriter(self._path, fps)
 

@@ -13,6 +13,7 @@ import tempfile
 
 import click
 import pytest
+import torch
 
 import dnnlib
 
@@ -115,6 +116,75 @@ except dnnlib.UserError as error:
     assert result.stdout.startswith(f"Cannot write {path}: there is no space left")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_atomic_write_names_the_file_that_a_failing_disk_does_not_take(tmp_path, monkeypatch, number):
+    def fsync(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(dnnlib.UserError) as caught, dnnlib.atomic_write(path) as file:
+        file.write(b"new")
+    reason = f"{os.strerror(number)}; check that the folder exists and may be written to."
+    assert str(caught.value) == f"Cannot write {path}: {reason}"
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux")
+@pytest.mark.parametrize(
+    "write", [lambda file: file.write(b"new"), lambda file: torch.save(torch.zeros(99), file)], ids=["write", "torch"]
+)
+def test_atomic_write_names_the_file_of_a_failing_write(tmp_path, write):
+    """An address of this process that holds nothing stands in for a failing disk."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(dnnlib.UserError) as caught, dnnlib.atomic_write(path) as file:
+        failing = os.open("/proc/self/mem", os.O_RDWR)
+        os.dup2(failing, file.fileno())
+        os.close(failing)
+        write(file)
+    reason = "Input/output error; check that the folder exists and may be written to."
+    assert str(caught.value) == f"Cannot write {path}: {reason}"
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+class Slow(io.FileIO):
+    """A file on a disk that takes `room` bytes more, at most seven at a time."""
+
+    room = 10**9
+
+    def write(self, data):
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = super().write(memoryview(data)[: min(7, self.room)])
+        self.room -= count
+        return count
+
+
+def test_append_line(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    dnnlib.append_line(path, "first é \udce9")
+    monkeypatch.setattr(dnnlib.util, "open", lambda path, mode, buffering: Slow(path, mode), raising=False)
+    dnnlib.append_line(path, "second, which is longer")
+    first = b"first \xc3\xa9 \\udce9\nsecond, which is longer\n"
+    assert path.read_bytes() == first
+    monkeypatch.setattr(Slow, "room", 10)
+    with pytest.raises(OSError, match="No space left"):
+        dnnlib.append_line(path, "third, which is longer")
+    assert path.read_bytes() == first
+    monkeypatch.undo()
+    path.write_bytes(first + b"cut")
+    dnnlib.append_line(path, "last")
+    assert path.read_bytes() == first + b"cut\nlast\n"
+
+
+def test_a_limit_of_open_files_is_no_lack_of_space():
+    with pytest.raises(dnnlib.UserError) as caught, dnnlib.explain_file_trouble("OUT"):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    assert str(caught.value) == "Cannot write OUT: Too many open files; raise the limit of this user (ulimit -n)."
 
 
 def test_atomic_write_names_a_missing_folder(tmp_path):
@@ -273,6 +343,30 @@ def test_no_temporary_folder(nowhere_temporary, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: There is no folder for temporary files")
 
 
+def test_a_temporary_folder_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with dnnlib.temporary(tempfile.TemporaryDirectory, prefix="a-") as folder:
+        assert os.path.dirname(folder) == str(tmp_path) and os.path.basename(folder).startswith("a-")
+    for gone in (str(tmp_path / "gone"), "/dev/null"):
+        monkeypatch.setattr("tempfile.tempdir", gone)
+        for make in (tempfile.TemporaryDirectory, tempfile.TemporaryFile, tempfile.mkdtemp):
+            with pytest.raises(dnnlib.UserError) as caught:
+                dnnlib.temporary(make)
+            reason = "Not a directory" if gone == "/dev/null" else "No such file or directory"
+            assert str(caught.value) == (
+                f"Cannot make a temporary file in {gone}: {reason}; set TMPDIR to a folder that can be written to."
+            )
+
+
+def test_a_results_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    dnnlib.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # as in a read-only file system
+    with pytest.raises(dnnlib.UserError) as caught:
+        dnnlib.make_folder(tmp_path / "a")
+    assert str(caught.value) == f"--outdir: no permission to write in {tmp_path / 'a'}."
+
+
 def test_torch_gets_a_cache_where_it_would_find_none(nowhere_temporary, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
@@ -309,6 +403,14 @@ def test_atomic_write_of_half_a_character(tmp_path):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Names
+
+
+def test_short_names():
+    assert dnnlib.short_name("a" * 200) == "a" * 200
+    names = [dnnlib.short_name(name) for name in ("a" * 250, "a" * 249 + "b", "漢" * 82, "a\udce9" * 120)]
+    assert len(set(names)) == 4 and all(len(os.fsencode(name)) <= 200 for name in names)
+    assert names[2][:61] == "漢" * 61 and names[2][61] == "-"  # 183 bytes, and no half character
+    assert dnnlib.short_name("a" * 250) == names[0]
 
 
 def test_nearest_name():

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 
 import pytest
 
@@ -30,6 +31,20 @@ def test_rows(tmp_path):
     assert read_metric_rows(tmp_path, "kvd64_16f") == []
     with pytest.raises(UserError, match="Cannot write .*metric-fvd64_16f.jsonl"):
         append_row(tmp_path / "nowhere", row(1.0))
+
+
+def test_a_row_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch):
+    append_row(tmp_path, row(3.5))
+    path = result_path(tmp_path, "fvd64_16f")
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))  # the system takes ten bytes
+    try:
+        with pytest.raises(UserError) as caught:
+            append_row(tmp_path, row(4.5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(caught.value) == f"Cannot write {path}: File too large."
+    assert path.read_bytes() == before
 
 
 def test_rows_that_cannot_be_read(tmp_path):

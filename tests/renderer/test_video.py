@@ -303,6 +303,25 @@ def test_a_full_disk_is_reported(tmp_path, monkeypatch, script):
     assert not (tmp_path / "a.mp4").exists()
 
 
+def test_a_missing_temporary_folder_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=f"^Cannot make a temporary file in {tmp_path}/gone: No such file.*TMPDIR"):
+        with VideoWriter(tmp_path / "a.mp4", 8) as video:
+            video.add(smooth_frames(1, 16, 16)[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_file_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    """In a read-only file system, even one that does not exist cannot."""
+
+    def unlink(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(UserError, match="^another$"), VideoWriter(tmp_path / "a.mp4", 8):
+        raise UserError("another")
+
+
 def test_a_missing_encoder_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(renderer.video, "find_ffmpeg", lambda: str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="Cannot start the video encoder .*nothing: No such file"):

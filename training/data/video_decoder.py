@@ -21,7 +21,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from dnnlib import UserError, find_ffmpeg, one_line, temporary_folder
+from dnnlib import UserError, find_ffmpeg, one_line, temporary
 from training.data.frame_timing import EvenFrames, even_frames, held_frames, mean_rate
 from training.data.names import MOVIE_SUFFIXES
 
@@ -341,7 +341,7 @@ def decode_video(
     options = ["-map", "0:V:0", "-vf", _filters(info, stride), "-fps_mode", "passthrough"]
     options += [] if limit is None else ["-frames:v", str(limit)]
     with (
-        tempfile.TemporaryFile(dir=temporary_folder()) as messages,
+        temporary(tempfile.TemporaryFile) as messages,
         _ffmpeg_input(path) as (source, descriptors),
         subprocess.Popen(
             [*command, *source, *options, *AS_PPM],

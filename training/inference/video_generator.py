@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, overload
 import torch
 from torch import nn
 
-from dnnlib import UserError, temporary_folder
+from dnnlib import UserError, temporary
 from renderer.camera_tracks import CameraTrack, recorded_track
 from renderer.cameras import POLE, CameraPrior, Cameras
 from renderer.outputs import CHANNELS, displayed
@@ -659,7 +659,7 @@ class VideoGenerator(nn.Module):
             UserError: huggingface-hub is missing, or the upload fails.
         """
         check_upload(name)
-        with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
+        with temporary(tempfile.TemporaryDirectory) as folder:
             self.save_pretrained(folder)
             self.save_card(folder, name, data=data, licence=licence, metrics=metrics)
             return upload_folder(folder, name, private=private, message=message)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dnnlib import atomic_write, explain_file_trouble, format_time
+from dnnlib import append_line, atomic_write, explain_file_trouble, format_time
 from torch_utils import distributed
 from torch_utils.training_stats import Moments
 from training.monitoring.trackers import Trackers
@@ -204,8 +204,8 @@ class RunLogger:
         row["timestamp"] = time.time()
         for name, moments in statistics.items():
             row[name] = {"mean": _number(moments.mean), "std": _number(moments.std), "num": moments.count}
-        with explain_file_trouble(self._path), open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with explain_file_trouble(self._path):
+            append_line(self._path, json.dumps(row))
         values = {f"Progress/{name}": value for name, value in fields.items() if not math.isnan(value)}
         values.update({name: moments.mean for name, moments in statistics.items()})
         self.trackers.scalars(values, round(fields["kimg"] * 1000))

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dnnlib import UserError, one_line, temporary_folder
+from dnnlib import UserError, one_line, temporary
 from dnnlib.processes import parallel_map
 from training.data.annotations import describe_unmatched
 from training.data.names import listed_path
@@ -127,7 +127,7 @@ def _misfit(among: SourceSet, task: tuple[Source, tuple[int, int], int]) -> str 
     total = 0
     try:
         with (
-            tempfile.TemporaryDirectory(dir=temporary_folder()) as folder,
+            temporary(tempfile.TemporaryDirectory) as folder,
             contextlib.closing(source_frames(source, among=among, folder=folder, about={}, threads=1)) as frames,
         ):
             for frame in frames:

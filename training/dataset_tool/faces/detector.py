@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib import UserError, one_line, temporary_folder
+from dnnlib import UserError, one_line, temporary
 from training.dataset_tool.faces import mediapipe_detector
 
 __all__ = ["DetectorProcess", "DetectorSettings", "find_detector", "open_detector"]
@@ -83,7 +83,7 @@ class DetectorProcess:
     def __init__(self, *, python: str, kind: str, model: str | None):
         command = [python, mediapipe_detector.__file__, "--kind", kind]
         command += [] if model is None else ["--model", model]
-        self._messages = tempfile.TemporaryFile(dir=temporary_folder())  # noqa: SIM115
+        self._messages = temporary(tempfile.TemporaryFile)
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._messages, start_new_session=True

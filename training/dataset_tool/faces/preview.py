@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dnnlib import atomic_write, temporary_folder
+from dnnlib import atomic_write, temporary
 from training.data.crops import Boxes, Clip, Crop
 from training.data.images import cut_square
 from training.data.names import listed_path
@@ -71,7 +71,7 @@ def _band(
     scale = TILE / video.size[1]
     width = max(round(video.size[0] * scale), TILE)
     band = Image.new("RGB", (width * len(numbers), 2 * TILE))
-    with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
+    with temporary(tempfile.TemporaryDirectory) as folder:
         frames = source_frames(source, among=among, folder=folder, about={}, max_frames=clip.stop)
         with contextlib.closing(frames):
             for number, frame in enumerate(frames):
