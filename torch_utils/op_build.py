@@ -18,14 +18,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from dnnlib import exclusive_lock
+from dnnlib import exclusive_lock, file_identity
 from dnnlib.downloads import absolute_setting, cache_folder
 
 __all__ = [
@@ -89,10 +88,13 @@ def _with_own_headers(source: Path) -> list[Path]:
 
 
 def cxx_compiler() -> tuple[str, ...] | None:
-    """The C++ compiler's command: $CXX, else g++, c++ or clang++; None if there is none."""
-    candidates = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else [["g++"], ["c++"], ["clang++"]]
+    """The C++ compiler's command: $CXX, else g++, c++ or clang++; None if there is none, or $CXX is no command."""
+    try:
+        candidates = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else [["g++"], ["c++"], ["clang++"]]
+    except ValueError:  # a quotation mark is missing
+        return None
     for command in candidates:
-        found = shutil.which(command[0])
+        found = shutil.which(command[0]) if command else None
         if found:
             return (found, *command[1:])
     return None
@@ -117,8 +119,12 @@ def ninja_command() -> str | None:
 
 
 def _output(command: tuple[str, ...]) -> str:
-    """Output of a command; '' if it fails."""
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+    """Output of a command; '' if it fails or cannot be started."""
+    nothing = subprocess.DEVNULL
+    try:
+        result = subprocess.run(command, stdin=nothing, capture_output=True, encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
     return result.stdout if result.returncode == 0 else ""
 
 
@@ -246,9 +252,9 @@ def build(label: str, recipe: BuildRecipe) -> Path:
         library = cache / name / "library.so"
         if library.is_file():
             return library
-        asked = time.time()
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = cache / f"{name}.log"
+        known = file_identity(log)
         lock = cache / f"{name}.lock"
         lock.touch()
         with exclusive_lock(lock) as held:
@@ -256,7 +262,7 @@ def build(label: str, recipe: BuildRecipe) -> Path:
                 raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
             if library.is_file():
                 return library
-            if not _is_newer(log, asked):  # otherwise another process failed to build it while this one waited
+            if file_identity(log) in (known, None):  # else another process failed to build it while this one waited
                 _build_in_place(cache, name, recipe, log)
             if not library.is_file():
                 raise BuildError(f"{_first_error(log)} (full log: {log})")
@@ -340,10 +346,3 @@ def _first_error(log: Path) -> str:
     found = next((line for line in lines if re.search(r"\b(fatal )?error\b\s*(#\d+)?:|: error|undefined", line)), None)
     found = found or next((line for line in lines if not line.startswith(("ninja:", "[", "FAILED"))), "unknown error")
     return re.sub(r"^/\S*/", "", found)
-
-
-def _is_newer(path: Path, moment: float) -> bool:
-    try:
-        return path.stat().st_mtime >= moment
-    except OSError:
-        return False

@@ -222,6 +222,17 @@ def test_those_who_waited_for_a_failing_build_do_not_repeat_it(sources, tmp_path
 
 
 @needs_compiler
+def test_a_failed_build_is_repeated_after_the_clock_was_set_back(sources, cache):
+    recipe = toy_recipe(sources)
+    log = cache / f"toy-{recipe.key()}.log"
+    cache.mkdir()
+    log.write_text("error: of another day\n")
+    later = time.time() + 10**6
+    os.utime(log, (later, later))
+    assert op_build.build("toy", recipe).is_file() and not log.exists()
+
+
+@needs_compiler
 def test_a_damaged_library_is_built_anew(sources):
     path = op_build.build("toy-emulated", toy_recipe(sources))
     path.write_bytes(b"not a library")
@@ -351,6 +362,30 @@ def test_a_compiler_that_does_not_run(caplog, monkeypatch):
     monkeypatch.setenv("CXX", "false")
     result, lines = outcome_and_lines(caplog)
     assert result is None and len(lines) == 1 and "does not run" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "command, expected",
+    [
+        ("{script}", "the C++ compiler {script} does not run"),  # its interpreter is missing
+        ("{binary}", "the C++ compiler {binary} does not run"),  # it is for another processor
+        ('g++ "x', "no C++ compiler was found ($CXX, g++, c++ or clang++)"),
+        (" ", "no C++ compiler was found ($CXX, g++, c++ or clang++)"),
+    ],
+)
+def test_a_compiler_that_cannot_be_started(command, expected, caplog, monkeypatch, tmp_path):
+    monkeypatch.delenv(custom_ops.SWITCH_VARIABLE, raising=False)
+    files = {"script": tmp_path / "script", "binary": tmp_path / "binary"}
+    files["script"].write_text("#!/nonexistent/sh\n")
+    files["binary"].write_bytes(b"\x7fELF of another machine")
+    for file in files.values():
+        file.chmod(0o755)
+    monkeypatch.setenv("CXX", command.format(**files))
+    result, lines = outcome_and_lines(caplog)
+    reason = expected.format(**files)
+    assert result is None
+    assert lines == [f"Native operators are not available for cpu, {reason}: they run in plain PyTorch."]
+    assert custom_ops.versions()["C++ compiler"] != ""
 
 
 @pytest.mark.parametrize("command", ["{}", "{} -O1", "env {}", "env LC_ALL=C {} -O1 -isystem /opt"])
