@@ -31,6 +31,7 @@ __all__ = [
     "begin_worker",
     "call_unblocked",
     "cores",
+    "explain_start",
     "keep_streams",
     "parallel_map",
     "print_any_text",
@@ -202,6 +203,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def explain_start(
+    what: str = "Worker processes", *, advice: str = "use fewer of them, or --workers 1, if the command takes --workers"
+) -> Iterator[None]:
+    """Turn an OSError while processes and their locks, which live in shared memory, are made into a one-line UserError.
+
+    Raises:
+        UserError: The block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what} cannot be started ({error.strerror or error}; is the memory full, or /dev/shm, or is it "
+            f"missing?); {advice}."
+        ) from error
+
+
 def parallel_map(
     function: Callable[[Any, Any], Any], tasks: Sequence[Any], *, shared: Any, workers: int
 ) -> Iterator[Any]:
@@ -216,16 +235,20 @@ def parallel_map(
         workers: Largest number of processes; with one, this process computes everything.
 
     Raises:
-        UserError: A process was killed.
+        UserError: A process was killed, or cannot be started.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
         yield from (function(shared, task) for task in tasks)
         return
     context, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(shared,)) as pool:
+    with explain_start():
+        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(shared,))
+    with executor as pool:
         try:
-            yield from pool.map(_call, itertools.repeat(function), tasks)
+            with explain_start():
+                results = pool.map(_call, itertools.repeat(function), tasks)
+            yield from results
         except BrokenProcessPool as error:
             raise UserError(
                 "A worker process has ended unexpectedly. Its error may be above, or the memory is full: then repeat "

@@ -1,6 +1,8 @@
 """Commands whose output nobody reads, and signals that end them."""
 
+import errno
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import pty
 import signal
@@ -236,6 +238,19 @@ def test_parallel_map_ends_its_processes(tmp_path):
     begun = time.monotonic()
     results.close()
     assert time.monotonic() - begun < 60 and multiprocessing.active_children() == []
+
+
+def test_processes_that_cannot_be_started(monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)  # as with a /dev/shm that is full
+    with pytest.raises(UserError) as caught:
+        list(parallel_map(scaled, range(4), shared=3, workers=2))
+    assert str(caught.value) == (
+        "Worker processes cannot be started (No space left on device; is the memory full, or /dev/shm, or is it "
+        "missing?); use fewer of them, or --workers 1, if the command takes --workers."
+    )
 
 
 def test_parallel_map_with_a_process_that_is_killed():

@@ -6,11 +6,13 @@ and a single number, the items consumed so far, is the whole state: a run that c
 number of processes or workers, gets the items it would have got.
 
 An unreadable item is replaced by another one, chosen by its random key, and counted. A worker that dies, or finds no
-space in shared memory for its batch, is also replaced, and its batches are prepared again.
+space in shared memory or among the temporary files for its batch, is also replaced, and its batches are prepared again.
 """
 
 import contextlib
 import multiprocessing
+import multiprocessing.util
+import os
 import re
 import signal
 import threading
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 
 from dnnlib import UserError, one_line
+from dnnlib.processes import explain_start
 from training.data.dataset import VideoPairDataset, check_seed, random_block
 
 __all__ = [
@@ -236,12 +239,8 @@ class PairLoader:
         """Start the workers at the present position."""
         before = set(multiprocessing.active_children())
         try:
-            self._batches = self._start(self.position)
-        except OSError as error:  # their locks live in shared memory
-            raise UserError(
-                f"Data workers cannot be started ({error.strerror or error}; is the memory full, or /dev/shm, or is it "
-                "missing?); use fewer of them with workers=, or none with workers=0."
-            ) from error
+            with explain_start("Data workers", advice="use fewer of them with workers=, or none with workers=0"):
+                self._batches = self._start(self.position)
         finally:  # some may run when another one cannot be started
             self._workers |= set(multiprocessing.active_children()) - before
         if self._workers and threading.current_thread() is threading.main_thread():
@@ -365,8 +364,13 @@ def _share_batch(
     """In a worker, move a batch to shared memory; in the main process do nothing.
 
     The loader would do so in a thread, whose errors never reach the main process: it would wait for the batch forever.
+    The thread sends the batch through a socket in a temporary folder, which is therefore made here, too.
     """
     if result[0] is not None and torch.utils.data.get_worker_info() is not None:
+        try:
+            os.stat(multiprocessing.util.get_temp_dir())
+        except OSError as error:
+            return LostBatch(f"there is no folder for temporary files, set TMPDIR to one: {one_line(error)}")
         try:
             for tensor in result[0]:
                 tensor.share_memory_()

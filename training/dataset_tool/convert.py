@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 from dnnlib import UserError, link_or_copy, one_line
-from dnnlib.processes import begin_worker
+from dnnlib.processes import begin_worker, explain_start
 from training.data.crops import Clip, Crop, CropPlan, UnfitBoxes
 from training.data.images import cut_square
 from training.data.names import join_path
@@ -300,6 +300,9 @@ def convert_videos(
     Args:
         workers: Processes; with one, this process converts them.
         on_frames: Called with the number of frames that were written since the last call.
+
+    Raises:
+        UserError: A process was killed, or cannot be started.
     """
     workers = min(workers, len(sources))
     if workers <= 1:
@@ -313,15 +316,17 @@ def convert_videos(
                 yield source, error
         return
     context = multiprocessing.get_context("spawn")  # inherits no state of this process
-    counter, stop = context.Value("q", 0), context.Event()
-    executor = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(among, conversion, folder, counter, stop)
-    )
+    with explain_start():
+        counter, stop = context.Value("q", 0), context.Event()
+        executor = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(among, conversion, folder, counter, stop)
+        )
     seen, waiting, pending = 0, iter(sources), {}
     try:
         while True:
             for source in itertools.islice(waiting, SUBMITTED * workers - len(pending)):
-                pending[executor.submit(_work, source)] = source
+                with explain_start():
+                    pending[executor.submit(_work, source)] = source
             if not pending:
                 break
             done, _ = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from dnnlib import UserError, atomic_write, exclusive_lock
+from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, short_name
 from training.data.crops import crop_words
 from training.data.dataset_folders import SETTINGS, SYNTHETIC
 
@@ -30,7 +30,7 @@ class Unfinished:
     def __init__(self, out: str):
         parent, name = os.path.split(out)
         self.out = out
-        self.folder = os.path.join(parent, f".{name[:200]}.unfinished")
+        self.folder = os.path.join(parent, f".{short_name(name)}.unfinished")
         self.data = os.path.join(self.folder, "data")
         self.work = os.path.join(self.folder, "work")
         self._videos = os.path.join(self.data, "videos")
@@ -49,7 +49,7 @@ class Unfinished:
             UserError: The folder cannot be made, or another process writes there, or it holds something else.
         """
         busy = f"Another process is making '{self.out}'; wait for it or stop it first."
-        try:
+        with explain_file_trouble(self.out):
             os.makedirs(self.folder, exist_ok=True)
             with exclusive_lock(self.folder, busy=busy):
                 if not restart and os.path.exists(os.path.join(self.folder, SYNTHETIC)):
@@ -63,12 +63,6 @@ class Unfinished:
                 finally:
                     if not os.path.isdir(self._records) or not os.listdir(self._records):
                         shutil.rmtree(self.folder, ignore_errors=True)
-        except OSError as error:
-            raise self.trouble(error) from error
-
-    def trouble(self, error: OSError) -> UserError:
-        """One line about a write error."""
-        return UserError(f"Cannot write '{self.out}': {error.strerror or error}; free some space or choose another.")
 
     def _prepare(self, settings: dict[str, Any], *, restart: bool) -> None:
         settings = json.loads(json.dumps(settings))

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib import UserError, atomic_write, exclusive_lock
+from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, short_name
 from dnnlib.processes import cores, parallel_map
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
@@ -77,12 +77,12 @@ def make_dataset(out: str | os.PathLike, config: SyntheticConfig, *, workers: in
     Raises:
         UserError: `out` is something else, or was made with other options; it cannot be written; a process died.
     """
-    out = os.path.abspath(out)
+    out = os.path.realpath(out)  # through a link, which may lead to a folder that does not exist yet
     if _is_complete(out, config):
         return
     keep_out_of_made_data(out)
-    unfinished = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.unfinished")
-    try:
+    unfinished = os.path.join(os.path.dirname(out), f".{short_name(os.path.basename(out))}.unfinished")
+    with explain_file_trouble(out):
         os.makedirs(unfinished, exist_ok=True)
         with exclusive_lock(unfinished):  # several processes may ask for one set: the others wait
             if _is_complete(out, config):  # another process has just made it
@@ -94,8 +94,6 @@ def make_dataset(out: str | os.PathLike, config: SyntheticConfig, *, workers: in
             _write_sheet(unfinished, config)
             os.sync()  # one flush for all the small files, before they get the name of a complete set
             os.rename(unfinished, out)
-    except OSError as error:
-        raise UserError(f"Cannot write '{out}': {error.strerror or error}.") from error
 
 
 def _is_complete(out: str, config: SyntheticConfig) -> bool:

@@ -4,9 +4,12 @@ import errno
 import itertools
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -362,6 +365,29 @@ def test_no_room_in_shared_memory_is_one_line(fragile, tmp_path, monkeypatch, ca
         next(loader)
     assert time.monotonic() - began < 20 and workers_of(before) == []
     assert "the workers are started again (no room in shared memory for a batch" in capsys.readouterr().out
+
+
+def test_without_temporary_folder_workers_are_one_line(fragile, tmp_path, monkeypatch, capsys):
+    """It is deleted during the run; the sockets through which workers send their batches lie there."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
+    loader = make_loader(fragile[0], batch_size=2, workers=1)
+    next(loader)
+    shutil.rmtree(scratch)
+    before, began = multiprocessing.active_children(), time.monotonic()
+    with pytest.raises(UserError) as caught:
+        for _ in range(9):
+            next(loader)
+    assert re.fullmatch(
+        r"Data workers have ended unexpectedly 2 times in a row \(is the memory full, or /dev/shm\?\); use fewer of "
+        r"them with workers=, or none with workers=0\. The last time: there is no folder for temporary files, set "
+        rf"TMPDIR to one: \[Errno 2\] No such file or directory: '{scratch}/pymp-\w+'",
+        str(caught.value),
+    )
+    assert time.monotonic() - began < 20 and workers_of(before) == []
+    assert "A data worker has ended unexpectedly; the workers are started again" in capsys.readouterr().out
 
 
 def test_workers_that_cannot_be_started_are_one_line(fragile, monkeypatch):

@@ -1,9 +1,11 @@
 """Conversions of many videos: crops, formats, several at once, going on after an interruption, and bad input."""
 
+import errno
 import hashlib
 import json
 import math
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import re
 import shutil
@@ -567,6 +569,25 @@ def test_a_worker_that_dies_is_one_line(movies, tmp_path):
             on_frames=lambda count: None,
         ):
             pass
+
+
+def test_workers_that_cannot_be_started_are_one_line(movies, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)  # as with a /dev/shm that is full
+    with pytest.raises(UserError, match=r"^Worker processes cannot be started \(No space left .*/dev/shm.*--workers 1"):
+        prepare_frames(movies, tmp_path / "out", workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["漢" * 82, "a" * 250], ids=["wide", "plain"])
+def test_long_names_of_datasets(tmp_path, name):
+    one, other = (Unfinished(str(tmp_path / f"{name}{letter}")) for letter in "ab")
+    assert one.folder != other.folder
+    with one.opened({"a": 1}, restart=False):
+        (folder,) = tmp_path.iterdir()
+        assert str(folder) == one.folder and re.fullmatch(rf"\.{name[0]}+-[0-9a-f]{{16}}\.unfinished", folder.name)
 
 
 def test_few_videos_at_a_time_are_handed_to_the_workers(monkeypatch):

@@ -282,6 +282,18 @@ def test_what_is_there_is_not_touched(tmp_path):
     assert list((tmp_path / "other").iterdir()) == []
 
 
+def test_a_link_whose_folder_does_not_exist_yet(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "set")
+    make_dataset(tmp_path / "link", small_config(videos=1), workers=1)
+    assert read_config(tmp_path / "elsewhere" / "set") is not None and os.listdir(tmp_path / "elsewhere") == ["set"]
+
+
+@pytest.mark.parametrize("name", ["漢" * 82, "a" * 250], ids=["wide", "plain"])
+def test_long_names_of_sets(tmp_path, name):
+    make_dataset(tmp_path / name, small_config(videos=1), workers=1)
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_the_command(tmp_path):
     out = str(tmp_path / "set")
     words = [out, "--videos", "1", "--frames", "2", "--resolution", "8", "--supersample", "1", "--workers", "1"]
