@@ -5,7 +5,7 @@ import warnings
 
 import torch
 
-from dnnlib import UserError, one_line
+from dnnlib import UserError, one_line, require_utf8
 from torch_utils.memory import explain_loading
 
 __all__ = ["load_torchscript"]
@@ -17,6 +17,7 @@ def load_torchscript(path: str | os.PathLike, device: torch.device | str) -> tor
     Raises:
         UserError: Not a TorchScript file, or a damaged one; or the memory is full.
     """
+    require_utf8(path)
     try:
         with warnings.catch_warnings(), explain_loading(path):
             warnings.simplefilter("ignore")  # TorchScript is deprecated; these files exist in no other form

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import UserError, atomic_write, file_identity
+from dnnlib import UserError, atomic_write, file_identity, require_utf8
 from torch_utils.memory import explain_loading
 
 __all__ = ["VERSION", "check_kind", "is_pickle", "plain", "read_archive", "save_archive"]
@@ -154,6 +154,7 @@ def _read(path: Path, *, what: str, part: Sequence[str]) -> Any:
     if _begins(path, LEGACY):
         # From memory: given a file, PyTorch up to 2.5 first tries a still older format, which may execute content.
         return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    require_utf8(path)
     checksums = _check_zip(path, what)
     content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     used = content

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import UserError, __version__, atomic_write, one_line
+from dnnlib import UserError, __version__, atomic_write, one_line, require_utf8
 from dnnlib.downloads import sha256_of
 from torch_utils.memory import explain_loading
 from training.checkpoints.archive import VERSION, plain
@@ -185,6 +185,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_tensors(path: Path, digest: object) -> dict[str, torch.Tensor]:
     """Tensors of a file, whose SHA-256 must be `digest`, unless that is None (files of earlier versions)."""
     library = _safetensors()
+    require_utf8(path)
     try:
         found = None if digest is None else sha256_of(path)
         with explain_loading(path):

@@ -5,6 +5,8 @@ import functools
 import json
 import os
 import resource
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,6 +192,18 @@ def test_a_full_memory_is_no_damage(model, monkeypatch, error):
         f"The memory is full ({error}). Loading {model / 'model.safetensors'} needs more: end other programs, or use a "
         "larger machine."
     )
+
+
+def test_a_path_that_is_not_utf8_is_no_damage(model, tmp_path):
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    try:
+        shutil.copytree(model, folder)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    with pytest.raises(UserError) as caught:
+        load_generator(folder)
+    path = folder / "model.safetensors"
+    assert str(caught.value) == f"{path} cannot be read: the path is not valid UTF-8; rename it."
 
 
 def test_tensors_of_others_are_refused(model):
