@@ -6,7 +6,7 @@ if [ $# -lt 3 ]; then
     echo "usage: ./evaluate.sh DATASET NETWORK_PKL OUTDIR [RESOLUTION, default the generator's] [options of python -m metrics]" >&2
     exit 2
 fi
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(dirname -- "$(readlink -f -- "$0")")
 python=python3
 [ -x "$here/.venv/bin/python" ] && python=$here/.venv/bin/python
 resolution=()

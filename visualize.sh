@@ -6,7 +6,7 @@ if [ $# -lt 2 ]; then
     echo "usage: ./visualize.sh NETWORK_PKL OUTDIR [SEEDS, default 0-9] [options of generate.py]" >&2
     exit 2
 fi
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(dirname -- "$(readlink -f -- "$0")")
 python=python3
 [ -x "$here/.venv/bin/python" ] && python=$here/.venv/bin/python
 seeds=0-9

@@ -400,6 +400,21 @@ def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
     assert subprocess.run([*script, "a"], capture_output=True).returncode == 2
 
 
+def test_visualize_finds_its_folder_through_a_link_and_with_a_cdpath(tmp_path):
+    """`cd` prints the folder that it finds through CDPATH."""
+    folder = tmp_path / "checkout"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / "visualize.sh").write_bytes((ROOT / "visualize.sh").read_bytes())
+    (folder / ".venv" / "bin" / "python").write_text('#!/bin/sh\necho "$1"\n')
+    (folder / ".venv" / "bin" / "python").chmod(0o755)
+    (tmp_path / "linked").symlink_to(folder / "visualize.sh")
+    environment = {**os.environ, "CDPATH": str(tmp_path)}
+    for script in ("checkout/visualize.sh", "./linked"):
+        command = ["bash", script, "a.pkl", "out"]
+        answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert (answer.stdout, answer.stderr) == (f"{folder}/generate.py\n", "")
+
+
 def test_half_precision_is_asked_for_and_refused_where_there_is_none(monkeypatch):
     cpu = torch.device("cpu")
     assert generate.pick_precision("float32", torch.device("meta")) == "float32"

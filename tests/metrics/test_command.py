@@ -492,7 +492,8 @@ def test_evaluate_sh_from_a_folder_with_modules_of_the_same_names(tmp_path, monk
     (tmp_path / "metrics").mkdir()
     for name in ("metrics/__init__.py", "metrics/__main__.py", "dnnlib.py", "runpy.py"):
         (tmp_path / name).write_text("raise SystemExit('foreign code')\n")
-    words = [ROOT / "evaluate.sh", "data", "run", "out", "--list"]
+    (tmp_path / "linked").symlink_to(ROOT / "evaluate.sh")
+    words = ["./linked", "data", "run", "out", "--list"]
     answer = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith("fvd2048_16f ")
