@@ -423,6 +423,20 @@ def test_descriptions_that_are_none_count_as_missing(tmp_path, networks, about):
     assert loaded["dataset"] == loaded["progress"] == {}
 
 
+def test_a_path_that_is_not_utf8_is_no_damage(tmp_path):
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"), "a")
+    try:
+        path.parent.mkdir()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    archive.save_archive(path, {"format": "x", "version": archive.VERSION})
+    with pytest.raises(UserError) as caught:
+        archive.read_archive(path, format="x", what="a file")
+    assert str(caught.value) == f"{path} cannot be read: the path is not valid UTF-8; rename it."
+    path.parent.rename(tmp_path / "renamed")
+    assert archive.read_archive(tmp_path / "renamed" / "a", format="x", what="a file")["format"] == "x"
+
+
 def test_plain_data():
     base = torch.arange(10.0)
     value = plain({"view": base[2:4], "tuple": (1, None, True), 3: {"x": "y"}})
@@ -495,18 +509,6 @@ def test_a_full_memory_is_no_damage_of_a_published_checkpoint(tmp_path, monkeypa
     assert str(caught.value) == (
         f"The memory is full. Loading {tmp_path / 'x.pkl'} needs more: end other programs, or use a larger machine."
     )
-def test_a_path_that_is_not_utf8_is_no_damage(tmp_path):
-    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"), "a")
-    try:
-        path.parent.mkdir()
-    except OSError:
-        pytest.skip("this file system takes only UTF-8")
-    archive.save_archive(path, {"format": "x", "version": archive.VERSION})
-    with pytest.raises(UserError) as caught:
-        archive.read_archive(path, format="x", what="a file")
-    assert str(caught.value) == f"{path} cannot be read: the path is not valid UTF-8; rename it."
-    path.parent.rename(tmp_path / "renamed")
-    assert archive.read_archive(tmp_path / "renamed" / "a", format="x", what="a file")["format"] == "x"
 
 
 def test_a_snapshot_that_a_run_replaces_while_it_is_read(tmp_path, monkeypatch):
