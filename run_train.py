@@ -213,7 +213,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     from metrics.evaluator import require_samples
     from metrics.feature_extractors import find_detectors
-    from metrics.metric_functions import fewest_samples
+    from metrics.metric_functions import MEASURES
     from metrics.real_videos import StoredVideos
     from torch_utils.torchscript import load_torchscript
     from training.data.webdataset_files import is_shards
@@ -260,7 +260,8 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
         real = StoredVideos(data, resolution=options["resolution"], frame_stride=options["frame_stride"])
         for metric in chosen:
             if metric.uses_real and metric.samples == "clips":
-                require_samples(metric, real.clips(count=fewest_samples(metric), frames=metric.frames), "real")
+                least = MEASURES[metric.measure].least
+                require_samples(metric, real.clips(count=least, frames=metric.frames), "real")
         label = real.labels() if options["cond"] else None
     return {"detectors": detectors, "real": real, "label": label}
 
@@ -287,7 +288,15 @@ def snapshot_callbacks(
     from metrics.evaluator import Evaluator
     from metrics.feature_extractors import detector_of
     from metrics.generated_videos import GeneratedVideos
-    from metrics.results import added_by_training, append_row, is_best, read_metric_rows, row_entry, row_summary
+    from metrics.results import (
+        added_by_training,
+        append_row,
+        figure_names,
+        is_best,
+        read_metric_rows,
+        row_entry,
+        row_summary,
+    )
     from torch_utils import distributed
     from training.checkpoints.snapshot_files import keep_as_best
     from training.data.frame_store import UnreadableFrame
@@ -335,8 +344,8 @@ def snapshot_callbacks(
                     print(f"{name} is left out: {error}")
                 continue
             values[name] = row["value"]
-            if "recall" in row:  # the value is the precision
-                values[f"{name}_recall"] = row["recall"]
+            for second in figure_names(name)[1:]:  # the recall; the value is the precision
+                values[f"{name}_{second}"] = row[second]
             if distributed.is_main():
                 row.update(checkpoint=snapshot.path.name, cur_nimg=snapshot.cur_nimg, **about)
                 append_row(folder, row)

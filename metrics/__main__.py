@@ -21,7 +21,6 @@ from metrics.registry import METRICS, extrapolation_note, find_metric
 # PyTorch and the networks are imported where they are used, so that --help and usage errors respond at once.
 
 SHORT = "fvd2048_16f"
-UNSAMPLED = ("kernel_subsets", "precision_recall", "mean", "similarity")  # measures whose intervals need no resampling
 ATTEMPTS = 10  # to read one snapshot of a run in progress
 
 
@@ -129,7 +128,9 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
     if options["real"] is None:
         needing = [name for name in chosen if METRICS[name].uses_real]
         if needing:
-            raise UserError(f"--real: {METRICS[needing[0]].use_of_real}; give their folder or zip.")
+            from metrics.metric_functions import use_of_real
+
+            raise UserError(f"--real: {use_of_real(METRICS[needing[0]])}; give their folder or zip.")
 
     import torch
 
@@ -166,6 +167,7 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
 def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any], *, gpus: int) -> list[str]:
     """Notes on options that were given and have no effect on these metrics."""
     from metrics.feature_extractors import detector_of
+    from metrics.metric_functions import MEASURES
     from torch_utils import distributed
 
     chosen, notes = [METRICS[name] for name in names], []
@@ -174,7 +176,8 @@ def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any],
     if options["cache"] is not None and not any(metric.uses_real for metric in chosen):
         notes.append("--cache has no effect: no metric uses real videos.")
     given = options_given()
-    if "bootstrap" in given and options["bootstrap"] and all(metric.measure in UNSAMPLED for metric in chosen):
+    resampled = any(MEASURES[metric.measure].resampled for metric in chosen)
+    if "bootstrap" in given and options["bootstrap"] and not resampled:
         notes.append("--bootstrap has no effect: these metrics take their interval from the spread of the samples.")
     started = distributed.torchrun_world_size()
     if "gpus" in given and started is not None and started != gpus:

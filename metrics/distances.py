@@ -1,4 +1,5 @@
-"""Distances between two sets of features: Fréchet (FID, FVD), kernel (KID, KVD), precision and recall; Inception score.
+"""Statistics of features: Fréchet distance (FID, FVD), kernel distance (KID, KVD), precision and recall, Inception
+score, and the similarity of frames.
 
 Fréchet distance. Between the Gaussians N(μ, Σ) and N(μ', Σ') its square is ‖μ − μ'‖² + tr(Σ + Σ' − 2 (ΣΣ')^½) (Dowson
 and Landau, 1982; for images Heusel et al., 2017, for videos Unterthiner et al., 2018). The matrix square root of ΣΣ' is
@@ -16,6 +17,11 @@ the manifold of the real ones, recall the share of real samples in the manifold 
 
 Inception score (Salimans et al., 2016). exp E_x KL(p(c|x) ‖ p(c)), the mean over splits of the images. With the entropy
 H, E_x KL = H(mean p) − mean H(p): only sums over images are needed, so that memory stays small.
+
+Frame similarity. The mean cosine of the features over all pairs of different frames (time steps of a video, or views of
+one time step). With features of a face recognition network it is the identity consistency of the literature. Features
+of an untrained network have a large common mean, so the mean over all frames of the set is subtracted first; frames of
+different videos then have a cosine of about 0.
 """
 
 import math
@@ -29,6 +35,7 @@ __all__ = [
     "SUBSETS",
     "SUBSET_SIZE",
     "are_probabilities",
+    "frame_similarity",
     "frechet_distance",
     "frechet_distance_of_features",
     "inception_score",
@@ -288,10 +295,8 @@ def kernel_influences(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndar
 # ----------------------------------------------------------------------------------------------------------------------
 # Precision and recall
 
-NEIGHBOURS = 3
 
-
-def neighbour_radii(features: np.ndarray, *, neighbours: int = NEIGHBOURS) -> np.ndarray:
+def neighbour_radii(features: np.ndarray, *, neighbours: int) -> np.ndarray:
     """Squared distances of samples [N, D] to their k-th nearest neighbours among the others, float64 [N].
 
     Raises:
@@ -386,3 +391,27 @@ def are_probabilities(p: np.ndarray) -> bool:
 
 def _sum_p_log_p(p: np.ndarray) -> float:
     return float((p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum())  # 0 log 0 = 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Similarity of frames
+
+
+def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
+    """Mean cosine of different frames, float64 [N]; 0 if the features are zero.
+
+    Args:
+        features: [N, T, D], T at least 2.
+        centre: Subtract the mean over all frames of all clips first.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 3 or features.shape[1] < 2:
+        raise ValueError(f"Features must be [N, T, D] with at least two frames, got {list(features.shape)}.")
+    frames = features.shape[1]
+    if centre:
+        features = features - features.mean(axis=(0, 1))
+    features = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)
+    # The squared norm of the sum contains every pair twice, and the squared norms of all frames. These are one, or zero
+    # for features equal to the mean: subtracting ones would give a set in which nothing differs negative cosines.
+    alone = np.square(features).sum(axis=(1, 2))
+    return (np.square(features.sum(axis=1)).sum(axis=1) - alone) / (frames * (frames - 1))

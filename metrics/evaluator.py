@@ -28,7 +28,7 @@ from dnnlib.downloads import make_cache_folder
 from metrics.detectors import DetectorFile
 from metrics.feature_extractors import make_network
 from metrics.features import Samples, compute_features, holds_features, open_features
-from metrics.metric_functions import MEASURES, VIEWS, fewest_samples
+from metrics.metric_functions import MEASURES, VIEWS, use_of_real
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
 from torch_utils.argument_checks import check_placement, is_list, shown, whole_number
@@ -180,7 +180,7 @@ class Evaluator:
         """The features of a side (on the main process, None elsewhere) and its samples."""
         videos = self._real if side == "real" else self._fake
         if videos is None:
-            raise UserError(f"{metric.use_of_real}: give their folder or zip.")
+            raise UserError(f"{use_of_real(metric)}: give their folder or zip.")
         digest = None
         if hasattr(videos, "digest"):  # of the main process: all of them must decide alike
             digest = distributed.broadcast_object(videos.digest() if distributed.is_main() else None)
@@ -284,7 +284,7 @@ def _of_other(network: Callable, key: str) -> Callable:
 
 def require_samples(metric: Metric, samples: Samples, words: str) -> None:
     """Raise a UserError if there are too few samples of one side ('real' or 'generated') for a metric."""
-    least = fewest_samples(metric)
+    least = MEASURES[metric.measure].least
     if len(samples) < least:
         raise UserError(f"{metric.name} needs at least {least} {words} {metric.samples}, there are {len(samples)}.")
 

@@ -1,7 +1,6 @@
 """Values and confidence intervals of metrics from features: the table MEASURES, by the name in the registry.
 
-A measure is called with the features of the real and of the generated samples (memory maps [N, D], real ones None where
-the metric does not use them), the metric, and the number of resamplings.
+It does not import PyTorch, so that result files are read without it.
 
 Confidence intervals are bootstrap intervals: samples are resampled with replacement (Efron, 1979), and the metric is
 recomputed. The interval is the value ± 1.96 standard deviations of the recomputed values. Percentiles of these would
@@ -19,9 +18,9 @@ from tqdm import tqdm
 
 from metrics.distances import (
     BLOCK,
-    NEIGHBOURS,
     FeatureMoments,
     KernelDistance,
+    frame_similarity,
     frechet_distance,
     inception_score,
     inside_manifold,
@@ -29,10 +28,9 @@ from metrics.distances import (
     neighbour_radii,
     subset_distances,
 )
-from metrics.registry import Metric
-from metrics.video_measures import frame_similarity
+from metrics.registry import NEIGHBOURS, Metric
 
-__all__ = ["MEASURES", "Measured", "bootstrap_interval", "fewest_samples", "mean_interval"]
+__all__ = ["MEASURES", "Measure", "Measured", "bootstrap_interval", "mean_interval", "use_of_real"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -159,19 +157,14 @@ def _at_most(count: int, features: np.ndarray) -> np.ndarray:
 MOST_REAL = 200_000  # real samples of a manifold, as in StyleGAN2: the cost grows with the square
 
 
-def fewest_samples(metric: Metric) -> int:
-    """Samples of each side without which a metric has no value."""
-    return NEIGHBOURS + 1 if metric.measure == "precision_recall" else 2
-
-
 def _precision_recall(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
     """Precision, and recall as a further entry; their intervals are the standard errors of shares, for fixed manifolds.
 
     Resampled sets would contain copies, which make neighbours' distances zero.
     """
     real = _at_most(MOST_REAL, real)
-    precise = inside_manifold(fake, real, neighbour_radii(real))
-    recalled = inside_manifold(real, fake, neighbour_radii(fake))
+    precise = inside_manifold(fake, real, neighbour_radii(real, neighbours=NEIGHBOURS))
+    recalled = inside_manifold(real, fake, neighbour_radii(fake, neighbours=NEIGHBOURS))
     further: dict[str, Any] = {"recall": float(recalled.mean())}
     if replicates:
         further["recall_interval"] = list(mean_interval(recalled))
@@ -227,12 +220,43 @@ def _similarity(real: np.ndarray | None, fake: np.ndarray, metric: Metric, repli
 
 VIEWS = 5  # cameras per time step, of the metrics whose samples are views
 
-MEASURES: dict[str, Callable[[Any, np.ndarray, Metric, int], Measured]] = {
-    "frechet": _frechet,
-    "kernel": _kernel,
-    "kernel_subsets": _kernel_subsets,
-    "precision_recall": _precision_recall,
-    "inception_score": _inception_score,
-    "mean": _mean,
-    "similarity": _similarity,
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A measure: its function, and what other files have to know of it.
+
+    Attributes:
+        function: Called with the features of the real and of the generated samples (memory maps [N, D], real ones None
+            where the metric does not use them), the metric, and the number of resamplings.
+        least: Samples of each side without which it has no value.
+        resampled: Its interval takes resamplings, whose number is the further entry `replicates`.
+        compares: It compares real with generated samples; it does not measure each side alone.
+        figures: Names of its two figures, of which higher is better: the value, and a further entry, whose interval is
+            the entry `<name>_interval`. Empty if the value is all.
+    """
+
+    function: Callable[[Any, np.ndarray, Metric, int], Measured]
+    least: int = 2
+    resampled: bool = False
+    compares: bool = True
+    figures: tuple[()] | tuple[str, str] = ()
+
+    def __call__(self, real: Any, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
+        return self.function(real, fake, metric, replicates)
+
+
+MEASURES = {
+    "frechet": Measure(_frechet, resampled=True),
+    "kernel": Measure(_kernel, resampled=True),
+    "kernel_subsets": Measure(_kernel_subsets),
+    "precision_recall": Measure(_precision_recall, least=NEIGHBOURS + 1, figures=("precision", "recall")),
+    "inception_score": Measure(_inception_score, resampled=True),
+    "mean": Measure(_mean, compares=False),
+    "similarity": Measure(_similarity, compares=False),
 }
+
+
+def use_of_real(metric: Metric) -> str:
+    """What a metric does with real videos, if it uses them."""
+    compares = MEASURES[metric.measure].compares
+    return f"{metric.name} {'compares with real videos' if compares else 'measures real videos, too'}"

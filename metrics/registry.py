@@ -13,11 +13,11 @@ from collections.abc import Iterable
 
 from dnnlib import UserError, choices_hint, one_line
 
-__all__ = ["METRICS", "ONE_YAW", "Metric", "extrapolation_note", "find_metric"]
+__all__ = ["METRICS", "NEIGHBOURS", "ONE_YAW", "Metric", "extrapolation_note", "find_metric"]
 
 NOT_FVD = "NOT FVD: features of an untrained random network; compare only with the same metric here"
 NOT_I3D = "features of an untrained random network; compare only with the same metric here"
-NEIGHBOURS = "3 nearest neighbours"
+NEIGHBOURS = 3  # of precision and recall; part of the names and of the results
 ONE_YAW = (
     "compares views from different yaws, and all cameras have the same one (model.generator.camera.yaw); choose "
     "metrics of single views or of clips, e.g. flatness32_1v"
@@ -39,6 +39,7 @@ class Metric:
         frames: Length of a clip in frames.
         subsample: Keep every n-th frame.
         uses_real: Real samples are measured as well.
+        several_views: It compares views of one time step; those of a single camera would be equal.
         about: Description in one line.
         better: 'lower', 'higher', or '' for neither.
         warning: Warning in every output, or ''.
@@ -54,23 +55,13 @@ class Metric:
     frames: int = 1
     subsample: int = 1
     uses_real: bool = True
+    several_views: bool = False
     warning: str = ""
-
-    @property
-    def use_of_real(self) -> str:
-        """What it does with real videos, if it uses them."""
-        measures = self.measure in ("mean", "similarity")
-        return f"{self.name} {'measures real videos, too' if measures else 'compares with real videos'}"
-
-    @property
-    def several_views(self) -> bool:
-        """True if it compares views of one time step; those of a single camera would be equal."""
-        return self.samples == "views" or self.network == "warping"
 
     def protocol(self) -> dict:
         """Everything that determines the value besides the two sets of videos, as plain data."""
         entry = dataclasses.asdict(self)
-        for key in ("name", "about", "warning", "better"):
+        for key in ("name", "about", "warning", "better", "several_views"):
             del entry[key]
         return entry
 
@@ -80,12 +71,13 @@ LENGTHS = {"16f": (16, 1), "32f": (32, 1), "128f": (128, 1), "128f_subsample8f":
 
 
 def _video_metrics() -> list[Metric]:
+    precise = f"precision and recall ({NEIGHBOURS} nearest neighbours)"
     about = {
         "fvd": ("frechet", "i3d", "Fréchet video distance, I3D features", ""),
         "kvd": ("kernel", "i3d", "kernel video distance (unbiased MMD²), I3D features", ""),
         "rfvd": ("frechet", "random", "Fréchet distance in features of a random 3D network", NOT_FVD),
-        "pr": ("precision_recall", "i3d", f"precision and recall ({NEIGHBOURS}), I3D features", ""),
-        "rpr": ("precision_recall", "random", f"precision and recall ({NEIGHBOURS}), random 3D network", NOT_I3D),
+        "pr": ("precision_recall", "i3d", f"{precise}, I3D features", ""),
+        "rpr": ("precision_recall", "random", f"{precise}, random 3D network", NOT_I3D),
     }
     found = []
     for prefix, (measure, network, text, warning) in about.items():
@@ -96,7 +88,7 @@ def _video_metrics() -> list[Metric]:
                     continue
                 found.append(
                     Metric(
-                        name=f"{prefix}{count}{'k3' if pairs else ''}_{length}",
+                        name=f"{prefix}{count}{f'k{NEIGHBOURS}' if pairs else ''}_{length}",
                         measure=measure,
                         network=network,
                         samples="clips",
@@ -120,8 +112,8 @@ def _image_metrics() -> list[Metric]:
         found.append(Metric(f"fid{text}_full", "frechet", "inception", about=about, better="lower", **size))
         about = f"kernel distance (100 subsets of 1000), Inception features, {against}"
         found.append(Metric(f"kid{text}_full", "kernel_subsets", "inception", about=about, better="lower", **size))
-        about = f"precision and recall ({NEIGHBOURS}), VGG-16 features, {against}"
-        found.append(Metric(f"pr{text}3_full", "precision_recall", "vgg16", about=about, better="", **size))
+        about = f"precision and recall ({NEIGHBOURS} nearest neighbours), VGG-16 features, {against}"
+        found.append(Metric(f"pr{text}{NEIGHBOURS}_full", "precision_recall", "vgg16", about=about, better="", **size))
         about = f"Inception score of {count} generated frames, 10 splits"
         name, network = f"is{text}", "inception_probabilities"
         found.append(Metric(name, "inception_score", network, about=about, uses_real=False, better="higher", **size))
@@ -136,7 +128,7 @@ def _further_metrics() -> list[Metric]:
         found.append(Metric(f"motion{count}_16f", "mean", "motion", about=about, better="", **clips))
         about = "second over first differences in time: 0 steady change, √3 noise, 2 alternating frames"
         found.append(Metric(f"flicker{count}_16f", "mean", "flicker", about=about, better="", **clips))
-        views = {"samples": "views", "count": count, "uses_real": False}
+        views = {"samples": "views", "count": count, "uses_real": False, "several_views": True}
         for prefix, network, warning in (("", "identity", ""), ("r", "random_frames", NOT_FACES)):
             similar = {"network": network, "warning": warning, "better": "higher"}
             about = "mean cosine of the features of a clip's frames"
@@ -145,7 +137,9 @@ def _further_metrics() -> list[Metric]:
             found.append(Metric(f"{prefix}identity{count}_5v", "similarity", about=about, **similar, **views))
         pairs = {"samples": "pairs", "count": count, "uses_real": False}
         about = "difference between a view and another one warped into it by its depth, 0 to 1"
-        found.append(Metric(f"warping{count}_2v", "mean", "warping", about=about, better="lower", **pairs))
+        found.append(
+            Metric(f"warping{count}_2v", "mean", "warping", about=about, better="lower", several_views=True, **pairs)
+        )
         about = "1 − thickness / width of the visible surface: 1 for a plane, however it is turned"
         found.append(Metric(f"flatness{count}_1v", "mean", "flatness", about=about, better="", **pairs))
     return found

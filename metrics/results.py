@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError, append_line, is_number
+from metrics.metric_functions import MEASURES
+from metrics.registry import METRICS
 
 __all__ = [
     "Figure",
@@ -20,6 +22,7 @@ __all__ = [
     "append_row",
     "comparable_rows",
     "differences",
+    "figure_names",
     "figures",
     "is_best",
     "read_metric_rows",
@@ -131,13 +134,20 @@ def is_best(folder: str | os.PathLike, row: Mapping[str, Any]) -> bool:
 Figure = tuple[float | None, list[float] | None, bool | None]  # value, interval, higher is better
 
 
+def figure_names(name: str) -> tuple[()] | tuple[str, str]:
+    """Names of the two figures of a metric's rows, such as precision and recall; () if the value is the only one."""
+    return MEASURES[METRICS[name].measure].figures if name in METRICS else ()
+
+
 def figures(name: str, row: Mapping[str, Any]) -> dict[str, Figure]:
     """The figures of a row by their labels: its value, or precision and recall."""
-    if not is_number(row.get("recall")):
+    names = figure_names(name)
+    if not names or not is_number(row.get(names[1])):
         return {name: (row["value"], _interval(row, "interval"), row.get("higher_is_better"))}
+    first, second = names
     return {
-        f"{name} precision": (row["value"], _interval(row, "interval"), True),
-        f"{name} recall": (row["recall"], _interval(row, "recall_interval"), True),
+        f"{name} {first}": (row["value"], _interval(row, "interval"), True),
+        f"{name} {second}": (row[second], _interval(row, f"{second}_interval"), True),
     }
 
 
@@ -152,10 +162,11 @@ def row_summary(row: Mapping[str, Any]) -> str:
     text = f"{row['metric']} {row['value']:.4g}"
     if row["interval"] is not None:
         text += f" (95 %: {row['interval'][0]:.4g} to {row['interval'][1]:.4g})"
-    if row.get("recall") is not None:
-        text = text.replace(" ", " precision ", 1) + f", recall {row['recall']:.4g}"
-        if row.get("recall_interval") is not None:
-            text += " (95 %: {:.4g} to {:.4g})".format(*row["recall_interval"])
+    if names := figure_names(row["metric"]):
+        first, second = names
+        text = text.replace(" ", f" {first} ", 1) + f", {second} {row[second]:.4g}"
+        if row.get(f"{second}_interval") is not None:
+            text += " (95 %: {:.4g} to {:.4g})".format(*row[f"{second}_interval"])
     if row.get("real") is not None:
         text += f", real videos {row['real']:.4g}"
     wanted, sort = row["protocol"]["count"], row["protocol"]["samples"]

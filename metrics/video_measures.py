@@ -1,4 +1,4 @@
-"""Measures of single clips: motion, flicker, consistency of views and of identity.
+"""Measures of single clips: motion, flicker, consistency of views.
 
 Motion: mean length of the optical flow in pixels per frame, by the method of Lucas and Kanade (1981): for a window
 around every pixel, the least-squares displacement whose first-order effect explains the difference of two frames. It is
@@ -15,20 +15,14 @@ absolute difference over pixels that show the foreground and are not occluded in
 
 Flatness: 1 − √(λ3 / λ1) with the variances λ1 ≥ λ2 ≥ λ3 of the visible surface points along their principal axes: 1 for
 a plane at any angle, 1 − √(2/9) = 0.53 for a half sphere seen from far away, 0 for a cloud as thick as wide.
-
-Frame similarity: mean cosine of the features over all pairs of different frames (time steps of a video, or views of one
-time step). With features of a face recognition network it is the identity consistency of the literature. Features of an
-untrained network have a large common mean, so the mean over all frames of the set is subtracted first; frames of
-different videos then have a cosine of about 0.
 """
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from torch_utils.argument_checks import check_floats, check_number, check_tensors, shown
 
-__all__ = ["check_clips", "flatness", "flicker", "frame_similarity", "mean_flow_length", "warping_error"]
+__all__ = ["check_clips", "flatness", "flicker", "mean_flow_length", "warping_error"]
 
 WINDOW = 7  # pixels
 TEXTURE = 1e-4  # smallest mean square gradient of a window with texture, grey levels from 0 to 1
@@ -181,23 +175,3 @@ def flatness(points: torch.Tensor, opacities: torch.Tensor) -> torch.Tensor:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Frame similarity
-
-
-def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
-    """Mean cosine of different frames, float64 [N]; 0 if the features are zero.
-
-    Args:
-        features: [N, T, D], T at least 2.
-        centre: Subtract the mean over all frames of all clips first.
-    """
-    features = np.asarray(features, dtype=np.float64)
-    if features.ndim != 3 or features.shape[1] < 2:
-        raise ValueError(f"Features must be [N, T, D] with at least two frames, got {list(features.shape)}.")
-    frames = features.shape[1]
-    if centre:
-        features = features - features.mean(axis=(0, 1))
-    features = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)
-    # The squared norm of the sum contains every pair twice, and the squared norms of all frames. These are one, or zero
-    # for features equal to the mean: subtracting ones would give a set in which nothing differs negative cosines.
-    alone = np.square(features).sum(axis=(1, 2))
-    return (np.square(features.sum(axis=1)).sum(axis=1) - alone) / (frames * (frames - 1))

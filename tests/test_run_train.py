@@ -1,6 +1,7 @@
 """The training command: user errors end in one line before anything is made; a run is made, killed, and resumed."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from dnnlib import UserError, run_cli
 from metrics import __main__ as metrics_command
 from metrics.evaluator import Evaluator
 from metrics.generated_videos import GeneratedClips
+from metrics.metric_functions import MEASURES
 from metrics.real_videos import StoredVideos
 from metrics.registry import find_metric
 from tests.metrics.detector_files import SmallIdentity, save_torchscript
@@ -799,9 +801,13 @@ def test_snapshots_are_measured_again_with_another_feature_extractor(tmp_path, m
     assert [(row["cur_nimg"], row["detector"]["file"]) for row in rows] == [(12, "0.pt"), (12, "1.pt")]
 
 
-def test_trackers_get_recall_beside_precision(tmp_path, monkeypatch):
+@pytest.mark.parametrize("second", ["recall", "coverage"])
+def test_trackers_get_recall_beside_precision(tmp_path, monkeypatch, second):
+    """Or the second figure of a measure of one's own."""
+    measure = dataclasses.replace(MEASURES["precision_recall"], figures=("precision", second))
+    monkeypatch.setitem(MEASURES, "precision_recall", measure)
     pair = find_metric("rpr64k3_16f")
-    row = {"metric": pair.name, "value": 0.5, "recall": 0.25, "interval": None, "higher_is_better": None}
+    row = {"metric": pair.name, "value": 0.5, second: 0.25, "interval": None, "higher_is_better": None}
     row |= {"num_fake": 64, "num_real": None, "protocol": pair.protocol(), "detector": {}}
     monkeypatch.setattr(Evaluator, "evaluate", lambda *arguments, **options: dict(row))
     options = {"metrics": [pair.name], "outdir": tmp_path, "cache_metrics_dir": None, "nframes": 16}
@@ -809,7 +815,7 @@ def test_trackers_get_recall_beside_precision(tmp_path, monkeypatch):
     inputs = {"detectors": {}, "real": StoredVideos(write_frames(tmp_path / "data"), resolution=32), "label": None}
     (measure,) = run_train.snapshot_callbacks(options, tmp_path, inputs=inputs)
     snapshot = types.SimpleNamespace(path=tmp_path / "n.pt", cur_nimg=8, tick=1, generator=small_generator())
-    assert measure(snapshot) == {"rpr64k3_16f": 0.5, "rpr64k3_16f_recall": 0.25}
+    assert measure(snapshot) == {"rpr64k3_16f": 0.5, f"rpr64k3_16f_{second}": 0.25}
 
 
 def test_a_metric_that_meets_a_damaged_frame_is_left_out_until_the_frame_is_repaired(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from metrics.distances import KernelDistance, frechet_distance_of_features, subset_distances
 from metrics.metric_functions import MEASURES, bootstrap_interval, mean_interval
-from metrics.registry import find_metric
+from metrics.registry import METRICS, find_metric
 
 
 def reach(interval):
@@ -149,3 +149,19 @@ def test_reproducible():
     assert intervals[0] == intervals[1]
     with pytest.raises(ValueError, match="at least 2"):
         bootstrap_interval(0, lambda r: 0.0, sizes=(20,), replicates=1)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_entries_of_measures_are_those_of_the_table(name):
+    """Resamplings, the second figure, the real value of what is no comparison, and the fewest samples."""
+    metric = next(metric for metric in METRICS.values() if metric.measure == name)
+    entry, width = MEASURES[name], 1 if name == "mean" else 48
+    real, fake = np.random.RandomState(0).uniform(0.1, 1, size=[2, 6, width])
+    if name == "inception_score":
+        real, fake = None, fake / fake.sum(axis=1, keepdims=True)
+    further = entry(real, fake, metric, 4).further
+    assert ("replicates" in further) == entry.resampled
+    assert {f"{figure}{end}" for figure in entry.figures[1:] for end in ("", "_interval")} <= set(further)
+    assert ("real" in further) != entry.compares
+    few = [None if side is None else side[: entry.least] for side in (real, fake)]
+    assert np.isfinite(entry(*few, metric, 0).value)

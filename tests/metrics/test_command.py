@@ -468,8 +468,16 @@ def test_options_without_effect_are_told(evaluate, tmp_path, monkeypatch):
         assert told == ["--detector i3d= has no effect: no metric uses it."]
         assert command.idle_notes(["fvd64_16f"], paths, options, gpus=2) == []
     with command.main.make_context("metrics", ["--fake", "x", "--outdir", "y", "--bootstrap", "9"]) as given:
-        [told] = command.idle_notes(["kid1k_full"], {}, {**given.params, "cache": None}, gpus=1)
-        assert told.startswith("--bootstrap has no effect: these metrics take")
+        unsampled = ("kid1k_full", "rpr64k3_16f", "motion32_16f", "ridentity32_5v")
+        sampled = ("rfvd64_16f", "fid1k_full", "kvd64_16f", "is1k")
+
+        def told_of(*names):
+            return command.idle_notes([*names], {}, {**given.params, "cache": None}, gpus=1)
+
+        note = "--bootstrap has no effect: these metrics take their interval from the spread of the samples."
+        assert all(told_of(name) == [note] for name in unsampled)
+        assert not any(told_of(name) for name in sampled)
+        assert told_of(*unsampled) == [note] and told_of(*unsampled, "is1k") == []
     with context:
         monkeypatch.setenv("RANK", "0")
         monkeypatch.setenv("WORLD_SIZE", "3")

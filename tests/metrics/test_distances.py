@@ -141,10 +141,10 @@ def test_values_that_are_no_features_are_refused():
     features = np.random.RandomState(0).standard_normal([8, 3])
     spoilt = features.copy()
     spoilt[0, 0] = np.nan
-    radii = neighbour_radii(features)
+    radii = neighbour_radii(features, neighbours=3)
     for call in (
         lambda: KernelDistance(spoilt, features),
-        lambda: neighbour_radii(spoilt),
+        lambda: neighbour_radii(spoilt, neighbours=3),
         lambda: inside_manifold(spoilt, features, radii),
     ):
         with pytest.raises(ValueError, match="not finite"):

@@ -9,14 +9,20 @@ import torch
 from dnnlib import UserError
 from metrics import evaluator, feature_extractors
 from metrics.detectors import find_detector
-from metrics.distances import KernelDistance, frechet_distance_of_features, inception_score, subset_distances
+from metrics.distances import (
+    KernelDistance,
+    frame_similarity,
+    frechet_distance_of_features,
+    inception_score,
+    subset_distances,
+)
 from metrics.evaluator import Evaluator
 from metrics.features import compute_features, holds_features, open_features
 from metrics.generated_videos import GeneratedClips, GeneratedVideos
 from metrics.metric_functions import MEASURES
 from metrics.random_features import RandomFeatures
 from metrics.registry import METRICS
-from metrics.video_measures import flicker, frame_similarity, mean_flow_length
+from metrics.video_measures import flicker, mean_flow_length
 from renderer.cameras import CameraPrior
 from tests.metrics.detector_files import (
     SmallI3D,

@@ -1,5 +1,6 @@
 """Precision and recall: brute force, closed forms, and rows of metrics."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_radii_on_a_line():
     assert neighbour_radii(line, neighbours=3).tolist() == [9, 4, 4, 4, 4, 4, 4, 4, 4, 9]
     assert neighbour_radii(line[[0, 0, 0, 0, 5]], neighbours=3).tolist() == [0, 0, 0, 0, 25]  # copies are neighbours
     with pytest.raises(ValueError, match="3 nearest neighbours need more than 3 samples, not 3"):
-        neighbour_radii(line[:3])
+        neighbour_radii(line[:3], neighbours=3)
 
 
 def measure(real, fake, replicates=2):
@@ -100,6 +101,13 @@ def test_too_few_samples():
     with pytest.raises(UserError, match="rpr64k3_16f needs at least 4 real clips, there are 3"):
         require_samples(find_metric("rpr64k3_16f"), range(3), "real")
     require_samples(find_metric("rpr64k3_16f"), range(4), "real")
+
+
+def test_too_few_samples_for_a_measure_of_ones_own(monkeypatch):
+    monkeypatch.setitem(MEASURES, "precision_recall", dataclasses.replace(MEASURES["precision_recall"], least=6))
+    with pytest.raises(UserError) as error:
+        require_samples(find_metric("rpr64k3_16f"), range(5), "real")
+    assert str(error.value) == "rpr64k3_16f needs at least 6 real clips, there are 5."
 
 
 def test_a_row():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnnlib import UserError
+from metrics.distances import SPLITS, SUBSET_SIZE, SUBSETS
 from metrics.feature_extractors import DETECTOR_OF
 from metrics.metric_functions import MEASURES
 from metrics.registry import METRICS, Metric, extrapolation_note, find_metric
@@ -41,6 +42,29 @@ def test_every_entry_can_be_computed():
 def test_metrics_of_several_views():
     several = {name for name, metric in METRICS.items() if metric.several_views}
     assert several == {name for name in METRICS if name.endswith(("_2v", "_5v"))} and "warping32_2v" in several
+    assert several >= {name for name, metric in METRICS.items() if metric.samples == "views"}
+    added = dataclasses.replace(METRICS["flatness32_1v"], name="depths32_2v", network="depths", several_views=True)
+    assert added.several_views
+
+
+def test_the_protocol_holds_what_determines_the_value():
+    assert METRICS["warping32_2v"].protocol() == {
+        "measure": "mean",
+        "network": "warping",
+        "samples": "pairs",
+        "count": 32,
+        "frames": 1,
+        "subsample": 1,
+        "uses_real": False,
+    }
+
+
+def test_names_and_descriptions_agree_with_the_computation():
+    assert f"kernel distance ({SUBSETS} subsets of {SUBSET_SIZE})" in METRICS["kid1k_full"].about
+    assert METRICS["is1k"].about.endswith(f", {SPLITS} splits")
+    for name in ("pr50k3_full", "pr1k3_full", "pr64k3_16f", "rpr2048k3_16f"):
+        assert "(3 nearest neighbours)" in METRICS[name].about
+    assert MEASURES["precision_recall"].least == 3 + 1
 
 
 def test_names_say_what_is_not_the_real_thing():
@@ -101,6 +125,7 @@ def test_several_names():
     assert str(error.value) == "metrics: give the name of one metric, got ['fvd64_16f']."
 
 
-def test_the_table_needs_no_pytorch():
-    code = "import sys, metrics.registry; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["metrics.registry", "metrics.results"])
+def test_the_tables_need_no_pytorch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,5 +1,6 @@
 """Result files and the best snapshot."""
 
+import dataclasses
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import resource
 import pytest
 
 from dnnlib import UserError
+from metrics.metric_functions import MEASURES
 from metrics.results import append_row, differences, figures, is_best, read_metric_rows, result_path, row_summary
 from training.checkpoints.snapshot_files import keep_as_best
 
@@ -164,6 +166,23 @@ def test_summary():
         assert part in text
     entry["detector"]["published_file"] = None
     assert "SHA-256 ab" in row_summary(entry)
+
+
+def test_two_figures_are_named_by_the_measure(monkeypatch):
+    own = dataclasses.replace(MEASURES["precision_recall"], figures=("density", "coverage"))
+    monkeypatch.setitem(MEASURES, "precision_recall", own)
+    name = "rpr64k3_16f"
+    entry = row(0.75, metric=name, higher=None, interval=[0.5, 1.0], coverage=0.25, coverage_interval=[0.125, 0.375])
+    entry |= {"num_fake": 64, "num_real": None, "protocol": {"count": 64, "samples": "clips"}, "detector": {}}
+    assert row_summary(entry) == (
+        f"{name} density 0.75 (95 %: 0.5 to 1), coverage 0.25 (95 %: 0.125 to 0.375); 64 generated clips"
+    )
+    assert figures(name, entry) == {
+        f"{name} density": (0.75, [0.5, 1.0], True),
+        f"{name} coverage": (0.25, [0.125, 0.375], True),
+    }
+    assert figures("fvd64_16f", entry) == {"fvd64_16f": (0.75, [0.5, 1.0], None)}
+    assert figures("removed_16f", entry) == {"removed_16f": (0.75, [0.5, 1.0], None)}
 
 
 def test_a_summary_says_how_many_samples_are_behind_a_value():

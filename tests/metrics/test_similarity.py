@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from metrics.distances import frame_similarity
 from metrics.metric_functions import MEASURES
 from metrics.registry import METRICS
-from metrics.video_measures import frame_similarity
 
 
 def by_pairs(features):

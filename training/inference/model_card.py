@@ -35,8 +35,7 @@ def model_card(
         resolution: Width of the images in pixels.
         data: A sentence on the training data: their source, and what they may be used for.
         licence: Id of the weights' licence as the Hub knows it, like 'apache-2.0' or 'other'.
-        metrics: Rows with 'metric' and 'value', and 'interval' (low, high) if it is known; the value of a row with
-            'recall' is the precision.
+        metrics: Rows with 'metric' and 'value', and 'interval' (low, high) if it is known.
     """
     dataset, progress = about.get("dataset") or {}, about.get("progress") or {}
     head = ["---", *([f"license: {json.dumps(licence)}"] if licence else []), "library_name: video-3d-gan", "tags:"]
@@ -53,7 +52,7 @@ def model_card(
     lines += [data or "Training data: not described.", ""]
     if metrics:
         lines += ["| metric | value | interval |", "| :-- | --: | :-- |"]
-        lines += [line for row in metrics for line in _lines(row)] + [""]
+        lines += [f"| {_cell(row['metric'])} | {row['value']:.5g} | {_interval(row)} |" for row in metrics] + [""]
     source = f"hf://{name}" if "/" in name else name
     quoted = json.dumps(source, ensure_ascii=False)
     lines += ["```bash", f"video3d-generate --outdir out --network_pkl {shlex.quote(source)} --seeds 0-3", "```", ""]
@@ -83,19 +82,9 @@ def write_card(
         file.write(card)
 
 
-def _lines(row: Mapping[str, Any]) -> list[str]:
-    """The line of a row of metric-<name>.jsonl, or two lines for precision and recall."""
-    if not is_number(row.get("recall")):
-        return [f"| {_cell(row['metric'])} | {row['value']:.5g} | {_interval(row.get('interval'))} |"]
-    name = _cell(row["metric"])
-    return [
-        f"| {name} precision | {row['value']:.5g} | {_interval(row.get('interval'))} |",
-        f"| {name} recall | {row['recall']:.5g} | {_interval(row.get('recall_interval'))} |",
-    ]
-
-
-def _interval(bounds: Any) -> str:
-    """The bounds of an interval, where they are numbers."""
+def _interval(row: Mapping[str, Any]) -> str:
+    """The bounds of a row of metric-<name>.jsonl, where they are numbers."""
+    bounds = row.get("interval")
     known = isinstance(bounds, Sequence) and len(bounds) == 2 and all(isinstance(x, (int, float)) for x in bounds)
     return f"{bounds[0]:.5g} to {bounds[1]:.5g}" if known else ""
 

@@ -25,7 +25,7 @@ from training.inference.cli_options import NETWORK, pick_device
 
 
 def rows_of_snapshot(snapshot: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
-    """The newest row of each metric in the folder of a snapshot that was measured on this snapshot.
+    """Figures for the card: the newest of each metric in the folder of a snapshot that was measured on this snapshot.
 
     `python -m metrics` records the SHA-256 of the file that it measured; the rows that training adds to its run folder
     are known by their progress.
@@ -34,6 +34,7 @@ def rows_of_snapshot(snapshot: Path, cur_nimg: int | None) -> list[dict[str, Any
         cur_nimg: Progress of the snapshot.
     """
     from dnnlib.downloads import sha256_of
+    from metrics.results import figures
     from training.report.run_reader import metric_rows
 
     found, digest = [], None
@@ -49,7 +50,8 @@ def rows_of_snapshot(snapshot: Path, cur_nimg: int | None) -> list[dict[str, Any
             and ("checkpoint_sha256" in row or cur_nimg is not None)
         ]
         if own:
-            found.append({"interval": None, **own[-1], "metric": name})
+            newest = figures(name, own[-1]).items()
+            found += [{"metric": label, "value": value, "interval": interval} for label, (value, interval, _) in newest]
     return found
 
 

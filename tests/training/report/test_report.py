@@ -142,15 +142,16 @@ def test_precision_and_recall_are_two_lines(run):
         {"value": 0.5, "recall": 0.25, "interval": [0.4, 0.6], "recall_interval": [0.2, 0.3], "cur_nimg": 1000},
         {"value": 0.6, "recall": 0.1, "interval": None, "recall_interval": None, "cur_nimg": 2000},
     ]
-    (run / "metric-pr.jsonl").write_text("".join(json.dumps({"metric": "pr", **row}) + "\n" for row in rows))
+    name = "pr64k3_16f"
+    (run / f"metric-{name}.jsonl").write_text("".join(json.dumps({"metric": name, **row}) + "\n" for row in rows))
     text = write_report(run).read_text()
-    assert re.findall(r"<tr><td>pr (.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", text) == [
+    assert re.findall(rf"<tr><td>{name} (.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", text) == [
         ("precision", "1", "0.5", "0.4 to 0.6", "higher"),
         ("precision", "2", "0.6 (best)", "–", "higher"),
         ("recall", "1", "0.25 (best)", "0.2 to 0.3", "higher"),
         ("recall", "2", "0.1", "–", "higher"),
     ]
-    assert "<figcaption>pr precision <b>" in text and "<figcaption>pr recall <b>" in text
+    assert all(f"<figcaption>{name} {figure} <b>" in text for figure in ("precision", "recall"))
 
 
 def test_values_of_other_real_videos_are_no_part_of_a_curve(run):

@@ -198,9 +198,11 @@ def test_intervals_of_a_card(interval, cell):
     assert f"| m | 3 | {cell} |" in card
 
 
-def test_recall_in_a_card():
+def test_recall_in_a_card(run_folder, tmp_path):
     row = {"metric": "pr50k3_full", "value": 0.5, "recall": 0.25, "interval": [0.4, 0.6], "recall_interval": None}
-    card = model_card("a", about={}, resolution=64, metrics=[row])
+    (run_folder / "metric-pr50k3_full.jsonl").write_text(json.dumps({**row, "cur_nimg": 2000}) + "\n")
+    main([str(run_folder), str(tmp_path / "model")], standalone_mode=False)
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "| pr50k3_full precision | 0.5 | 0.4 to 0.6 |\n| pr50k3_full recall | 0.25 |  |\n" in card
 
 
