@@ -146,18 +146,28 @@ def _further_metrics() -> list[Metric]:
 
 
 class MetricTable(dict[str, Metric]):
-    """Metrics by name; lookup also finds those with a user's own extractor, iteration does not."""
+    """Metrics by name; lookup also finds those with a user's own extractor, iteration does not.
+
+    Raises:
+        KeyError: Unknown name; its message says what to do.
+    """
 
     def __missing__(self, name: str) -> Metric:
-        base, _, extractor = name.rpartition("_")
-        metric = self.get(base)
-        own = metric is not None and metric.network == "i3d"
-        taken = {known.network for known in self.values()}  # extractors that have metrics of their own
-        if not own or not re.fullmatch(r"[a-z][a-z0-9]*", extractor) or extractor in taken:
-            raise KeyError(name)
-        about = f"{metric.about} (with features of '{extractor}' in place of I3D)"
-        warning = f"features of '{extractor}', not I3D: compare only values of the same file"
-        return dataclasses.replace(metric, name=name, network=extractor, about=about, warning=warning)
+        base = max((known for known in self if name.startswith(f"{known}_")), key=len, default="")
+        metric, extractor = self.get(base), name[len(base) + 1 :]
+        if metric is None:
+            hint = choices_hint(name, self, everything="python -m metrics --list shows all.")
+        elif metric.network != "i3d":
+            hint = "feature extractors of your own replace I3D only, in metrics of clips such as fvd2048_16f_videomae."
+        elif not re.fullmatch(r"[a-z][a-z0-9]*", extractor):
+            hint = f"the name of a feature extractor, after {base}_, is a letter a-z and then letters a-z or digits."
+        elif extractor in {known.network for known in self.values()}:
+            hint = f"'{extractor}' is a feature extractor of this program: give yours another name."
+        else:
+            about = f"{metric.about} (with features of '{extractor}' in place of I3D)"
+            warning = f"features of '{extractor}', not I3D: compare only values of the same file"
+            return dataclasses.replace(metric, name=name, network=extractor, about=about, warning=warning)
+        raise KeyError(f"there is no metric '{name}'; {hint}")
 
     def __contains__(self, name: object) -> bool:
         try:
@@ -178,10 +188,10 @@ def find_metric(name: str) -> Metric:
     """
     if not isinstance(name, str):
         raise UserError(f"metrics: give the name of one metric, got {one_line(f'{name!r:.60}')}.")
-    if name not in METRICS:
-        hint = choices_hint(name, METRICS, everything="python -m metrics --list shows all.")
-        raise UserError(f"metrics: there is no metric '{name}'; {hint}")
-    return METRICS[name]
+    try:
+        return METRICS[name]
+    except KeyError as error:
+        raise UserError(f"metrics: {error.args[0]}") from None
 
 
 def extrapolation_note(names: Iterable[str], *, nframes: int) -> list[str]:

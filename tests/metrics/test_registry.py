@@ -108,8 +108,28 @@ def test_extractors_of_the_users():
     bright = Metric("bright_1f", "mean", "bright", "clips", 1, "an added metric", better="")
     own = type(METRICS)(METRICS | {"bright_1f": bright})
     assert "fvd64_16f_bright" not in own and "fvd64_16f_bright" in METRICS
-    with pytest.raises(UserError, match="there is no metric 'fvd64_16f_i3d'"):
-        find_metric("fvd64_16f_i3d")
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("fvd2048_16f_vgg16", "'vgg16' is a feature extractor of this program: give yours another name."),
+        ("fvd64_16f_i3d", "'i3d' is a feature extractor of this program: give yours another name."),
+        (
+            "fvd2048_128f_subsample8f_video-mae",
+            "the name of a feature extractor, after fvd2048_128f_subsample8f_, is a letter a-z and then letters a-z or "
+            "digits.",
+        ),
+        (
+            "pr1k3_full_dino",
+            "feature extractors of your own replace I3D only, in metrics of clips such as fvd2048_16f_videomae.",
+        ),
+    ],
+)
+def test_names_with_an_extractor_that_cannot_be(name, hint):
+    with pytest.raises(UserError) as error:
+        find_metric(name)
+    assert str(error.value) == f"metrics: there is no metric '{name}'; {hint}"
 
 
 def test_unknown_names():
