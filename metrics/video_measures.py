@@ -171,7 +171,3 @@ def flatness(points: torch.Tensor, opacities: torch.Tensor) -> torch.Tensor:
     variances = torch.linalg.eigvalsh(centred.transpose(1, 2) @ centred).clamp(min=0)
     value = 1 - (variances[:, 0] / variances[:, 2].clamp(min=1e-30)).sqrt()
     return torch.where(count[:, 0, 0] >= 4, value, torch.nan)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Frame similarity
