@@ -57,6 +57,7 @@ NO_TEMPORARY_FOLDER = (
 )
 UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.(tmp|download)")  # of atomic_write, link_or_copy and downloads
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the user's quota, below the limit of a file
+MORE_FILES = "raise the limit of this user (ulimit -n)"  # of files that a process has open
 FEW = 8  # names that a message can hold
 LONG_NAME = 200  # bytes; file systems take 255, with the additions of hidden names
 DAY = 86400  # seconds
@@ -157,7 +158,7 @@ def append_line(path: str | os.PathLike, line: str) -> None:
             left = memoryview(data)
             while left:
                 left = left[file.write(left) :]  # where the disk is nearly full, the system takes only a part
-        except OSError:
+        except BaseException:  # Ctrl-C as well
             with contextlib.suppress(OSError):
                 file.truncate(length)
             raise
@@ -250,7 +251,7 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
         if error.errno in NO_SPACE:
             advice = "free some space"
         elif error.errno == errno.EMFILE:
-            advice = "raise the limit of this user (ulimit -n)"
+            advice = MORE_FILES
         raise UserError(f"Cannot write {os.fspath(path)}: {error.strerror or error}; {advice}.") from error
 
 
@@ -342,10 +343,10 @@ def temporary(make: Callable[..., T], *, dir: str | None = None, **options: Any)
     try:
         return make(dir=folder, **options)
     except OSError as error:
-        raise UserError(
-            f"Cannot make a temporary file in {folder}: {error.strerror or error}; set TMPDIR to a folder that can be "
-            "written to."
-        ) from error
+        advice = "set TMPDIR to a folder that can be written to"
+        if error.errno == errno.EMFILE:
+            advice = MORE_FILES
+        raise UserError(f"Cannot make a temporary file in {folder}: {error.strerror or error}; {advice}.") from error
 
 
 def short_name(name: str) -> str:

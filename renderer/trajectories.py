@@ -152,9 +152,12 @@ def camera_path(
 def scaled_angles(program: str) -> set[str]:
     """The angles ('yaw', 'pitch') that a program of PROGRAMS varies, that is, those whose scale has an effect."""
     path = _PATHS[program.removesuffix(INVERSE)]
-    steps = 7  # of a prime number no harmonic of a loop is zero at all of them
-    whole = path(steps, 1.0, 1.0)
-    return {angle for angle, scales in (("yaw", (0.5, 1.0)), ("pitch", (1.0, 0.5))) if path(steps, *scales) != whole}
+    return {
+        angle
+        for angle, scales in (("yaw", (0.5, 1.0)), ("pitch", (1.0, 0.5)))
+        # Seven parts of a loop, or of a path with both ends: no harmonic but the seventh is zero at all of them.
+        if any(path(steps, *scales) != path(steps, 1.0, 1.0) for steps in (7, 8))
+    }
 
 
 def frame_schedule(

@@ -154,8 +154,9 @@ def check_placement(device: Any, dtype: Any) -> None:
 
 def check_stream(stream: Any, *, optional: bool = False, device: torch.device | None = None) -> None:
     """Refuse all but random streams (on a device), for example a seed or a generator of PyTorch, NumPy or Python."""
-    others = isinstance(stream, (np.random.Generator, np.random.RandomState, random.Random))  # have another `uniform`
-    if others or (not hasattr(stream, "uniform") and not (optional and stream is None)):
+    # Those of NumPy and Python have another `uniform`. PyTorch's compiler cannot trace their classes.
+    others = (np.random.Generator, np.random.RandomState, random.Random) if not torch.compiler.is_compiling() else ()
+    if isinstance(stream, others) or (not hasattr(stream, "uniform") and not (optional and stream is None)):
         allowed = "a torch_utils.rng.RandomStream" + (" or None" if optional else "")
         raise ValueError(f"stream must be {allowed}, got {shown(stream)}.")
     own = getattr(stream, "device", None)

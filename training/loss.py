@@ -31,6 +31,7 @@ from torch_utils.custom_ops import no_weight_gradients, transformed
 from training.augment.diffaugment import diffaugment, parse_policy
 from training.networks.discriminator import (
     Discriminator,
+    DiscriminatorEpilogue,
     TimeAwareDiscriminators,
     check_groups,
     check_pairs,
@@ -475,6 +476,7 @@ class GanLoss:
         return (
             type_before_parametrizations(self.discriminator) is TimeAwareDiscriminators
             and all(type_before_parametrizations(part) is Discriminator for part in parts)
+            and all(type_before_parametrizations(part.epilogue) is DiscriminatorEpilogue for part in parts)
             and all(len(batch) % part.epilogue.mbstd_group == 0 for part in parts)
             and batch.frames[:, :, 0].numel() <= ONE_PASS
         )

@@ -154,11 +154,11 @@ def test_atomic_write_names_the_file_of_a_failing_write(tmp_path, write):
 class Slow(io.FileIO):
     """A file on a disk that takes `room` bytes more, at most seven at a time."""
 
-    room = 10**9
+    room, full = 10**9, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, data):
         if self.room == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise self.full
         count = super().write(memoryview(data)[: min(7, self.room)])
         self.room -= count
         return count
@@ -173,6 +173,11 @@ def test_append_line(tmp_path, monkeypatch):
     assert path.read_bytes() == first
     monkeypatch.setattr(Slow, "room", 10)
     with pytest.raises(OSError, match="No space left"):
+        dnnlib.append_line(path, "third, which is longer")
+    assert path.read_bytes() == first
+    monkeypatch.setattr(Slow, "room", 10)
+    monkeypatch.setattr(Slow, "full", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
         dnnlib.append_line(path, "third, which is longer")
     assert path.read_bytes() == first
     monkeypatch.undo()

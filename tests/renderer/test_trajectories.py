@@ -215,8 +215,12 @@ def test_scaled_angles_are_those_that_a_scale_changes(monkeypatch):
         pitch = [math.pi / 2 + 0.1 * pitch_scale * math.sin(2 * turn) for turn in turns]
         return {"yaw_angle": [0.2 * yaw_scale * math.sin(turn) for turn in turns], "pitch_angle": pitch}
 
-    monkeypatch.setattr("renderer.trajectories._PATHS", {"eight": eight})
-    assert scaled_angles("eight") == {"yaw", "pitch"}
+    def wave(steps, yaw_scale, pitch_scale):
+        turns = [3 * 2 * math.pi * step / (steps - 1) for step in range(steps)]
+        return {"pitch_angle": [math.pi / 2 + 0.1 * pitch_scale * math.sin(turn) for turn in turns]}
+
+    monkeypatch.setattr("renderer.trajectories._PATHS", {"eight": eight, "wave": wave})
+    assert scaled_angles("eight") == {"yaw", "pitch"} and scaled_angles("wave") == {"pitch"}
     # Of any name, also without angles that stay.
     nod = {"nod": lambda steps, yaw_scale, pitch_scale: {"pitch": [0.5 - 0.1 * pitch_scale * i for i in range(steps)]}}
     monkeypatch.setattr("renderer.trajectories._PATHS", nod)

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from tests.goldens.networks import SMALL, build_generator
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
+from training.inference.video_generator import VideoGenerator
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,18 @@ def test_the_gain_of_a_product_with_bias(tmp_path, monkeypatch):
         return bias_act(x @ weight, bias, act="lrelu")
 
     torch.testing.assert_close(torch.compile(layer)(x), layer(x))
+
+
+def test_a_generator():
+    """docs/python.md: the same result up to rounding."""
+    generator = VideoGenerator(build_generator(SMALL).eval(), about={"dataset": {}, "progress": {}})
+    latents = generator.latents(3)
+    codes = {"z_motion": latents.z_motion, "z_bg": latents.z_bg, "times": torch.tensor([[0.5]])}
+    cameras = generator.camera_prior.at()
+    expected = generator(latents.z, **codes, cameras=cameras).image
+    compiled = torch.compile(generator, backend="eager")(latents.z, **codes, cameras=cameras).image
+    assert expected.std() > 0.01
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=1e-4)
 
 
 def test_native_operators_are_traced_in_plain_pytorch(monkeypatch):

@@ -527,10 +527,9 @@ def _loaded(
         with torch.device("meta"):  # compare the claimed sizes with the tensors before memory is allocated
             check_state(_build(built, config, what=f"a {kind}", source=source), state, what=what, source=source)
         network = _build(built, config, what=f"a {kind}", source=source)
-        # The default type is one of all threads: another one may have changed it meanwhile. Tensors that a class of the
-        # user's own has in another type are stored in that type.
+        # The default type is one of all threads: if another one has changed it meanwhile, values would be rounded.
         for name, tensor in network.state_dict(keep_vars=True).items():
-            if name in state and tensor.is_floating_point() and tensor.dtype != state[name].dtype:
+            if name in state and tensor.dtype in (torch.float16, torch.bfloat16) and tensor.dtype != state[name].dtype:
                 tensor.data = tensor.data.float()
         load_state(network, state, what=what, source=source)
         network.eval().requires_grad_(False)

@@ -5,6 +5,7 @@ differs from the poses in the data has to distort the scene.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -67,12 +68,13 @@ def _beyond_a_turn(angles: np.ndarray) -> str:
 
 def _elevations(angles: np.ndarray) -> str:
     """A sentence about cameras whose pitch looks like an elevation above the horizon, or an empty one."""
-    low, high = angles[:, 1].min(), angles[:, 1].max()
-    if _beyond_a_turn(angles) or (low > -1e-3 and high < np.pi + 1e-3):
+    pitch = angles[:, 1]
+    below, steep = (pitch < -1e-3).mean(), (np.abs(pitch) > np.pi / 2 + 1e-3).mean()
+    if below <= TOLERATED or steep > TOLERATED:  # a few cameras, or others as well, may be beyond a pole
         return ""
     return (
-        f"The data's cameras have pitches of {low:.2f} to {high:.2f}, but pitch is 0 from above and π/2 on the "
-        "horizon; these look like elevations: give π/2 − elevation."
+        f"The data's cameras have pitches of {pitch.min():.2f} to {pitch.max():.2f}, but pitch is 0 from above and π/2 "
+        "on the horizon; these look like elevations: give π/2 − elevation."
     )
 
 
@@ -141,7 +143,7 @@ def outside_prior(
     if elevations := _elevations(angles):
         return elevations
     outside, unseen = [], []
-    many = (len(angles) if count is None else count) >= FEW
+    many = min(len(np.unique(angles, axis=0)), math.inf if count is None else count) >= FEW  # one may have many clips
     angles = in_one_turn(angles)
     for name, values, (low, high) in zip(NAMES, angles.T, (yaw, pitch)):
         middle, half = _reach(low, high, distribution)

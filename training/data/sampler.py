@@ -10,8 +10,9 @@ space in shared memory or among the temporary files for its batch, is also repla
 """
 
 import contextlib
+import functools
 import multiprocessing
-import multiprocessing.util
+import multiprocessing.reduction
 import os
 import re
 import signal
@@ -364,19 +365,32 @@ def _share_batch(
     """In a worker, move a batch to shared memory; in the main process do nothing.
 
     The loader would do so in a thread, whose errors never reach the main process: it would wait for the batch forever.
-    The thread sends the batch through a socket in a temporary folder, which is therefore made here, too.
     """
     if result[0] is not None and torch.utils.data.get_worker_info() is not None:
         try:
-            os.stat(multiprocessing.util.get_temp_dir())
+            _open_socket()
         except OSError as error:
-            return LostBatch(f"there is no folder for temporary files, set TMPDIR to one: {one_line(error)}")
+            return LostBatch(
+                "no socket can be made in the folder for temporary files, set TMPDIR to one with a short path: "
+                f"{one_line(error)}"
+            )
         try:
             for tensor in result[0]:
                 tensor.share_memory_()
         except (RuntimeError, OSError) as error:
             return LostBatch(f"no room in shared memory for a batch: {one_line(error)}")
     return result
+
+
+@functools.cache
+def _open_socket() -> None:
+    """Make the socket through which a worker sends batches, as the thread does with the first one.
+
+    Raises:
+        OSError: The folder for temporary files, where it lies, is gone, or its path is longer than that of a socket.
+    """
+    with open(os.devnull, "rb") as file:
+        multiprocessing.reduction.DupFd(file.fileno())  # would send this file; one descriptor stays open
 
 
 def _ignore_stop_signals(worker: int) -> None:

@@ -133,7 +133,7 @@ def plan(
     notes += _replaced_notes(options)
     notes += _length_notes(options, generator, given) if run_folder is None else []
     notes += _depth_notes(generator)
-    notes += _prior_notes(generator, options)
+    notes += _prior_notes(generator, options) if run_folder is None else []
     notes += [] if synthetic else _camera_notes(generator, dataset)
     notes += _size_notes(options, dataset, processes)
     notes += synthesis_note(generator)
@@ -284,9 +284,9 @@ def _prior_notes(generator: torch.nn.Module, options: Mapping[str, Any]) -> list
     if prior.fov < TINY_FOV:
         notes.append(f"model.generator.camera.fov={prior.fov:g} is tiny: it is in degrees, other angles in radians.")
     (low, high), (lowest, highest) = prior.yaw, prior.pitch
-    if lowest < -1e-3 or highest > math.pi + 1e-3:
+    if lowest < -1e-3 and highest < math.pi / 2 + 1e-3:
         notes.append(
-            f"model.generator.camera.pitch=[{lowest:g},{highest:g}] reaches beyond 0 to π: pitch is 0 from above and "
+            f"model.generator.camera.pitch=[{lowest:g},{highest:g}] reaches below 0: pitch is 0 from above and "
             "π/2 on the horizon, so give π/2 − elevation."
         )
     if options["mirror"] and not options["camera_condition"]:  # otherwise the cameras are known

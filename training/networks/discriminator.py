@@ -21,7 +21,15 @@ from training.networks.layers import FullyConnected, normal_weight
 from training.networks.mapping import MappingNetwork
 from training.networks.mixed_precision import HalfPrecision
 
-__all__ = ["Discriminator", "TimeAwareDiscriminators", "check_groups", "check_pairs", "minibatch_std", "time_plane"]
+__all__ = [
+    "Discriminator",
+    "DiscriminatorEpilogue",
+    "TimeAwareDiscriminators",
+    "check_groups",
+    "check_pairs",
+    "minibatch_std",
+    "time_plane",
+]
 
 LARGEST_PIXEL = 100.0  # images of untrained networks go far beyond [-1, 1]; larger values are pixels of 0 to 255
 

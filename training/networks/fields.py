@@ -325,6 +325,10 @@ class ConditionedBlend:
         blended = [x * mask for x in features_d] + [x * (1 - mask) for x in features_s]
         return density, (*blended, mask)
 
+    def raw_density(self, points: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        """See `ConditionedForeground.raw_density`."""
+        return self(points, directions)[0]
+
     def project(self, features: tuple[torch.Tensor, ...], accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:
         """See `ConditionedForeground.project`."""
         # The composited mask is the dynamic field's accumulation; the rest of it is the static field's.

@@ -55,9 +55,9 @@ def memory_bytes(
 
     Most of it is kept by autograd, in float32: per sample a value for every unit of every layer, per pixel the input
     and the activation of every layer; with `generator.activation_checkpointing` only the inputs and results of the
-    field and the blocks. The discriminators run one after another, on pairs or frames, fakes or reals. 'peak' is that
-    of a generator step. The framework itself, allocators and the first-order gradients that regularisation
-    differentiates again come on top.
+    field and the blocks. The discriminators run one after another, on pairs or frames, fakes or reals (of small frames
+    both). 'peak' is that of a generator step. The framework itself, allocators and the first-order gradients that
+    regularisation differentiates again come on top.
     """
     g, d = _count(generator), _count(discriminator)
     foreground, settings = _arguments(ForegroundField, generator.config["foreground"]), generator.settings

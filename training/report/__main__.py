@@ -19,7 +19,7 @@ import click
 
 from dnnlib import UserError, atomic_write, format_bytes, format_time, run_cli
 from dnnlib.command_line import Command
-from metrics.results import added_by_training, comparable_rows, figures
+from metrics.results import added_by_training, comparable_rows, differences, figures
 from training.checkpoints.snapshot_files import check_output
 from training.data.names import RUN_OPTIONS
 from training.report.charts import is_constant, line_chart, number_text
@@ -164,7 +164,8 @@ def _metrics(found: dict[str, list[dict[str, Any]]]) -> str:
         return "<p>None were measured (metrics=[…] while training, or python -m metrics).</p>"
     parts, charts = [], []
     for name, rows in found.items():
-        # Rows that cannot be compared with the run's newest one, such as of other real videos, are listed, not ranked.
+        # Rows that cannot be compared with the run's newest one, such as of other real videos, and those of `python -m
+        # metrics` are listed, not ranked.
         newest = next((row for row in reversed(rows) if added_by_training(row)), rows[-1])
         alike = set(map(id, comparable_rows(rows, newest)))
         for label, (_, _, higher) in figures(name, newest).items():
@@ -184,7 +185,7 @@ def _metrics(found: dict[str, list[dict[str, Any]]]) -> str:
                 of_best = []
             for own, row, value, interval, place in of_best + latest:
                 cells = [
-                    label + ("" if own else " (not comparable)"),
+                    label + ("" if own else _reason(row, newest)),
                     number_text(place),
                     number_text(value) + (" (best)" if own and value == best and len(ranked) > 1 else ""),
                     " to ".join(map(number_text, interval)) if interval else "–",
@@ -194,6 +195,11 @@ def _metrics(found: dict[str, list[dict[str, Any]]]) -> str:
                 parts.append("<tr>" + "".join(f"<td>{_escape(cell)}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{name}</th>" for name in ("metric", "kimg", "value", "95 %", "better is", "generated"))
     return f'<div class="charts">{"".join(charts)}</div><table><tr>{head}</tr>{"".join(parts)}</table>'
+
+
+def _reason(row: dict[str, Any], newest: dict[str, Any]) -> str:
+    """Why a row is not ranked, in words for its label."""
+    return " (not comparable)" if differences(row, newest) else " (python -m metrics)"
 
 
 def _geometry(curves: Sequence[Curve]) -> str:

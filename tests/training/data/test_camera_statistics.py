@@ -88,6 +88,15 @@ def test_elevations_are_named_and_fit_no_prior(pitch):
     assert outside_prior(angles, yaw=(-0.6, 0.6), pitch=pitch, distribution="uniform") == ELEVATIONS
     assert describe_cameras(angles)[-1] == f"note      {ELEVATIONS}"
     assert "fitting" not in " ".join(describe_cameras(angles))
+    level = np.stack([np.linspace(-0.6, 0.6, 100), np.linspace(1.4, 1.7, 100)], axis=1)
+    level[50, 1] = -0.01  # one over the pole, as an angle of a camera that looks straight down
+    assert describe_cameras(level)[-1].startswith("fitting ")
+    note = outside_prior(level, yaw=(-0.1, 0.1), pitch=(1.3, 1.8), distribution="uniform")
+    assert note.startswith("The data's cameras lie outside") and "elevations" not in note
+    from_below = level + [0, 1.4]
+    assert outside_prior(from_below, yaw=(-0.6, 0.6), pitch=(2.7, 3.2), distribution="uniform") is None
+    turned = level - [0, 2 * math.pi]
+    assert outside_prior(turned, yaw=(-0.6, 0.6), pitch=(1.3, 1.8), distribution="uniform") is None
     poles = np.stack([angles[:, 0], np.linspace(0, math.pi, 9)], axis=1).astype(np.float32)
     assert outside_prior(poles, yaw=(-0.6, 0.6), pitch=(0, math.pi), distribution="uniform") is None
 
@@ -105,6 +114,7 @@ def test_a_prior_that_is_much_wider_than_the_cameras(distribution):
     assert outside_prior(behind, **wide | {"yaw": (math.pi - 0.6, math.pi + 0.6)}) is not None
     assert outside_prior(behind, **wide | {"yaw": (math.pi - 0.1, math.pi + 0.1)}) is None
     assert outside_prior(narrow[::4], **wide) is None  # too few
+    assert outside_prior(np.tile(narrow[:1], [100, 1]), **wide) is None  # clips of one video
     assert outside_prior(narrow, **wide, count=29) is None  # percentiles of too few
     both = outside_prior(narrow + [0, 1], **wide)
     assert "lie outside of what" in both and "much wider" in both and both.count("This would fit: ") == 1

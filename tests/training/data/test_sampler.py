@@ -14,6 +14,7 @@ import threading
 import time
 import types
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -367,23 +368,26 @@ def test_no_room_in_shared_memory_is_one_line(fragile, tmp_path, monkeypatch, ca
     assert "the workers are started again (no room in shared memory for a batch" in capsys.readouterr().out
 
 
-def test_without_temporary_folder_workers_are_one_line(fragile, tmp_path, monkeypatch, capsys):
-    """It is deleted during the run; the sockets through which workers send their batches lie there."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
+@pytest.mark.parametrize("deleted", [True, False])
+def test_without_temporary_folder_workers_are_one_line(fragile, tmp_path, monkeypatch, capsys, deleted):
+    """It is deleted during the run, or its path is too long for the sockets through which workers send batches."""
+    scratch = Path(tempfile.mkdtemp()) if deleted else tmp_path / ("x" * 100)
+    scratch.mkdir(exist_ok=True)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
     loader = make_loader(fragile[0], batch_size=2, workers=1)
-    next(loader)
-    shutil.rmtree(scratch)
+    if deleted:
+        next(loader)
+        shutil.rmtree(scratch)
     before, began = multiprocessing.active_children(), time.monotonic()
     with pytest.raises(UserError) as caught:
         for _ in range(9):
             next(loader)
     assert re.fullmatch(
         r"Data workers have ended unexpectedly 2 times in a row \(is the memory full, or /dev/shm\?\); use fewer of "
-        r"them with workers=, or none with workers=0\. The last time: there is no folder for temporary files, set "
-        rf"TMPDIR to one: \[Errno 2\] No such file or directory: '{scratch}/pymp-\w+'",
+        r"them with workers=, or none with workers=0\. The last time: no socket can be made in the folder for "
+        r"temporary files, set TMPDIR to one with a short path: "
+        + (rf"\[Errno 2\] No such file or directory: '{scratch}/pymp-\w+'" if deleted else "AF_UNIX path too long"),
         str(caught.value),
     )
     assert time.monotonic() - began < 20 and workers_of(before) == []

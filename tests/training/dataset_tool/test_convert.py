@@ -35,6 +35,7 @@ from training.data.webdataset_files import read_samples
 from training.dataset_tool import __main__ as dataset_tool
 from training.dataset_tool import convert
 from training.dataset_tool.__main__ import main, prepare, read_manifest
+from training.dataset_tool.faces.detection_run import kept_detections
 from training.dataset_tool.staging import Unfinished
 
 
@@ -588,6 +589,8 @@ def test_long_names_of_datasets(tmp_path, name):
     with one.opened({"a": 1}, restart=False):
         (folder,) = tmp_path.iterdir()
         assert str(folder) == one.folder and re.fullmatch(rf"\.{name[0]}+-[0-9a-f]{{16}}\.unfinished", folder.name)
+    with kept_detections(f"{tmp_path}/{name}a") as one, kept_detections(f"{tmp_path}/{name}b") as other:
+        assert os.path.isdir(one) and os.path.isdir(other)
 
 
 def test_few_videos_at_a_time_are_handed_to_the_workers(monkeypatch):

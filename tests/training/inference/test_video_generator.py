@@ -391,6 +391,9 @@ def test_loaded_weights_do_not_depend_on_the_default_type_of_other_threads(run_f
         finally:
             torch.set_default_dtype(torch.float32)
 
+    VideoGenerator(copy.deepcopy(own)).to(torch.float32).save_pretrained(tmp_path / "rounded")
+    again = snapshot.load_average_generator(tmp_path / "rounded", generator_class=ExactTimes)
+    assert again.first.dtype == torch.float64  # the class decides
     monkeypatch.setattr(snapshot, "_build", interrupted)
     assert same(load_generator(run_folder), G) and same(load_discriminators(run_folder), D)
     assert same(snapshot.load_average_generator(tmp_path, generator_class=ExactTimes), own)

@@ -158,12 +158,13 @@ def test_values_of_other_real_videos_are_no_part_of_a_curve(run):
     rows = [json.loads(line) for line in (run / "metric-m.jsonl").read_text().splitlines()]
     before = tags(write_report(run)).all("polyline")
     foreign = {**rows[1], "value": 1, "fake_name": "run", "real_data": {"num_videos": 3}}
-    (run / "metric-m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (foreign, *rows, foreign)))
+    again = {**rows[1], "fake_name": "run"}
+    (run / "metric-m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (foreign, *rows, again)))
     page = write_report(run)
     assert tags(page).all("polyline") == before
     found = re.findall(r"<tr><td>(m.*?)</td><td>(.*?)</td><td>(.*?)</td>", page.read_text())
     own = [("m", "0", "9"), ("m", "1", "4 (best)"), ("m", "2", "6")]
-    assert found == [("m (not comparable)", "1", "1"), *own, ("m (not comparable)", "1", "1")]
+    assert found == [("m (not comparable)", "1", "1"), *own, ("m (python -m metrics)", "1", "4")]
 
 
 def test_runs_say_how_long_they_will_take_and_old_ones_do_not(run):
