@@ -69,8 +69,9 @@ def _beyond_a_turn(angles: np.ndarray) -> str:
 def _elevations(angles: np.ndarray) -> str:
     """A sentence about cameras whose pitch looks like an elevation above the horizon, or an empty one."""
     pitch = angles[:, 1]
-    below, steep = (pitch < -1e-3).mean(), (np.abs(pitch) > np.pi / 2 + 1e-3).mean()
-    if below <= TOLERATED or steep > TOLERATED:  # a few cameras, or others as well, may be beyond a pole
+    below, steep = pitch < -1e-3, np.abs(pitch) > np.pi / 2 + 1e-3
+    # A few cameras may be beyond the upper pole; elevations never exceed π/2.
+    if below.sum() < 2 or below.mean() <= TOLERATED or steep.mean() > TOLERATED:
         return ""
     return (
         f"The data's cameras have pitches of {pitch.min():.2f} to {pitch.max():.2f}, but pitch is 0 from above and π/2 "

@@ -5,8 +5,8 @@ processes, its item k goes to process k mod world_size. So an epoch holds every 
 and a single number, the items consumed so far, is the whole state: a run that continues from it, even with another
 number of processes or workers, gets the items it would have got.
 
-An unreadable item is replaced by another one, chosen by its random key, and counted. A worker that dies, or finds no
-space in shared memory or among the temporary files for its batch, is also replaced, and its batches are prepared again.
+An unreadable item is replaced by another one, chosen by its random key, and counted. A worker that dies, finds no
+space in shared memory for its batch, or cannot make its socket, is also replaced, and its batches are prepared again.
 """
 
 import contextlib
@@ -371,8 +371,8 @@ def _share_batch(
             _open_socket()
         except OSError as error:
             return LostBatch(
-                "no socket can be made in the folder for temporary files, set TMPDIR to one with a short path: "
-                f"{one_line(error)}"
+                "no socket can be made in the folder for temporary files, set TMPDIR to one that can be written to and "
+                f"has a short path: {one_line(error)}"
             )
         try:
             for tensor in result[0]:

@@ -93,6 +93,10 @@ def test_elevations_are_named_and_fit_no_prior(pitch):
     assert describe_cameras(level)[-1].startswith("fitting ")
     note = outside_prior(level, yaw=(-0.1, 0.1), pitch=(1.3, 1.8), distribution="uniform")
     assert note.startswith("The data's cameras lie outside") and "elevations" not in note
+    steep = np.stack([np.linspace(-0.6, 0.6, 15), np.linspace(0.3, 1.5, 15)], axis=1)
+    steep[7, 1] = -0.01
+    assert describe_cameras(steep)[-2].startswith("fitting ")
+    assert outside_prior(steep, yaw=(-0.6, 0.6), pitch=(0, 1.57), distribution="gaussian") is None
     from_below = level + [0, 1.4]
     assert outside_prior(from_below, yaw=(-0.6, 0.6), pitch=(2.7, 3.2), distribution="uniform") is None
     turned = level - [0, 2 * math.pi]

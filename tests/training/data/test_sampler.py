@@ -386,7 +386,7 @@ def test_without_temporary_folder_workers_are_one_line(fragile, tmp_path, monkey
     assert re.fullmatch(
         r"Data workers have ended unexpectedly 2 times in a row \(is the memory full, or /dev/shm\?\); use fewer of "
         r"them with workers=, or none with workers=0\. The last time: no socket can be made in the folder for "
-        r"temporary files, set TMPDIR to one with a short path: "
+        r"temporary files, set TMPDIR to one that can be written to and has a short path: "
         + (rf"\[Errno 2\] No such file or directory: '{scratch}/pymp-\w+'" if deleted else "AF_UNIX path too long"),
         str(caught.value),
     )
