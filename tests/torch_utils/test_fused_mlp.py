@@ -144,7 +144,7 @@ def test_the_upsamplings_are_those_of_training(height, width):
 
 @needs_native
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
-@pytest.mark.parametrize("height,width,channels", [(1, 1, 64), (2, 5, 24), (16, 12, 64), (3, 40, 10)])
+@pytest.mark.parametrize("height,width,channels", [(1, 1, 64), (2, 5, 24), (16, 12, 64), (3, 40, 10), (2, 5, 4)])
 def test_upsampled_rows(height, width, channels, precision):
     x, hidden = rand(height, width, channels), rand(height, width, 32, seed=1)
     four, bias, keep = rand(height, width, 2, 2, channels, seed=2), rand(channels, seed=3), [1, 2]

@@ -36,6 +36,15 @@ def test_both_ways_agree_with_pytorch():
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-5)
 
 
+def test_pixels_beyond_the_integers_of_float32():
+    width = 5001
+    image = torch.arange(width, dtype=torch.float32).expand(1, 1, width, width)
+    columns = torch.tensor([4001.0, 4003.0, 4999.0])
+    grid = torch.stack([(columns + 0.5) * (2 / width) - 1, torch.full((3,), 1 - 1 / width)], dim=-1)[None, None]
+    values = grid_sample(image, grid.requires_grad_())  # through gathering
+    torch.testing.assert_close(values.flatten(), columns, rtol=0, atol=0.01)
+
+
 def test_gradient_of_the_grid_agrees_with_pytorch():
     image, grid = random_case(torch.float64)
     grid.requires_grad_()

@@ -211,6 +211,17 @@ def test_layers_that_do_not_fit_are_errors():
         point_mlp(x, [PointLayer(w), split, PointLayer(w, source=0)], frames=2, keep=[2])
 
 
+def test_linear_layers_take_no_clamp():
+    layer = PointLayer(torch.zeros(40, 40), clamp=0.5)
+    with pytest.raises(ValueError, match="layer 0 of the MLP is linear, so it cannot have a clamp, 0.5"):
+        point_mlp(torch.zeros(1, 1, 64, 40), [layer], frames=1, keep=[0])
+
+
+def test_without_features_only_the_bias_remains():
+    y = point_linear(torch.zeros(2, 100, 0), torch.zeros(8, 0), torch.arange(8.0))
+    torch.testing.assert_close(y, torch.arange(8.0).expand(2, 100, 8), rtol=0, atol=0)
+
+
 def test_layers_of_any_width_feed_others():
     x = torch.randn(2, 1, 100, 5, generator=torch.Generator().manual_seed(0))
     first, second = torch.ones(3, 5), torch.full((70, 3), 2.0)

@@ -127,6 +127,23 @@ def test_images_cropped_away(up, padding, impl):
 
 
 @needs_compiler
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+@pytest.mark.parametrize(
+    "shape,padding",
+    [
+        ((2, 33, 8, 1), [9, -3, 0, 0]),
+        ((1, 512, 8, 8), [40, 0, 0, 0]),
+        ((1, 1, 8, 8), [9000, 0, 0, 0]),
+        ((1, 1, 8, 8), [0, 9000, 0, 0]),
+        ((1, 33, 8, 8), [0, 0, 300, 300]),
+    ],
+)
+def test_padding_wider_than_a_tile(shape, padding, layout):
+    x = draw(*shape).float().contiguous(memory_format=LAYOUTS[layout])
+    assert_native(x, draw(1, 3, seed=1), padding=padding)
+
+
+@needs_compiler
 def test_numbers_of_threads_give_the_same_bits():
     x = draw(3, 32, 70, 33).float()
     threads = torch.get_num_threads()

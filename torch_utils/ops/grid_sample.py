@@ -87,7 +87,7 @@ def _gather_sample(image: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     for column, x_weight in ((left, 1 - right_weight), (left + 1, right_weight)):
         for row, y_weight in ((top, 1 - bottom_weight), (top + 1, bottom_weight)):
             inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-            index = (row.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long()  # [N, H', W']
+            index = row.clamp(0, h - 1).long() * w + column.clamp(0, w - 1).long()  # [N, H', W']
             pixels = flat.gather(2, index.reshape(n, 1, -1).expand(-1, c, -1)).reshape(n, c, *grid.shape[1:3])
             result = result + pixels * (x_weight * y_weight * inside)[:, None]
     return result

@@ -125,6 +125,8 @@ def _nothing(like: torch.Tensor) -> torch.Tensor:
 def _check(layers: Sequence[PointLayer], *, shared: bool) -> None:
     split = len(layers)
     for i, layer in enumerate(layers):
+        if layer.slope == 1 and layer.clamp is not None:
+            raise ValueError(f"layer {i} of the MLP is linear, so it cannot have a clamp, {layer.clamp}.")
         if (i == 0) != (layer.source < 0) or layer.source >= i:
             raise ValueError(f"layer {i} of the MLP takes results of layer {layer.source}; it must be an earlier one.")
         if shared and split == len(layers) and layer.bias is not None and layer.bias.ndim == 4:
@@ -154,7 +156,7 @@ class _Plan:
 
 def _library(x: torch.Tensor) -> Any | None:
     """The native library for inputs [..., I]; None where it is unavailable or not faster."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() < MIN_ROWS * x.shape[-1]:
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() < MIN_ROWS * max(x.shape[-1], 1):
         return None
     return custom_ops.load("point_mlp", "cpu")
 

@@ -239,10 +239,10 @@ void block(const T* x, int64_t x_stride, const T* w, int64_t inputs, const float
   }
 }
 
-// A row of at most kNarrow outputs: sums along the inputs.
+// A row of at most kNarrow outputs: sums along the inputs. `bias` and `residual` may be null.
 template <int N, typename T>
-void narrow(const T* x, const T* w, int64_t inputs, const float* bias, const Activation& activation,
-            const Destination<T>& to, int64_t row) {
+void narrow(const T* x, const T* w, int64_t inputs, const float* bias, const float* residual,
+            const Activation& activation, const Destination<T>& to, int64_t row) {
   constexpr int kInputs = kLanes * kStep<T>;
   Vector sum[N]{};
   for (int64_t k = 0; k < inputs; k += kInputs) {
@@ -253,7 +253,7 @@ void narrow(const T* x, const T* w, int64_t inputs, const float* bias, const Act
   }
 #pragma GCC unroll 4
   for (int n = 0; n < N; n++) {
-    const float y = activation(total(sum[n]) + (bias ? bias[n] : 0.0f));
+    const float y = activation(total(sum[n]) + (bias ? bias[n] : 0.0f) + (residual ? residual[n] : 0.0f));
     if (to.kept) to.kept[row * to.kept_stride + n] = y;
     if (to.next) put(to.next + row * to.next_stride + n, y - (to.input_mean ? to.input_mean[n] : 0.0f));
   }

@@ -37,7 +37,8 @@ void run_layer(const Layer<T>& layer, const T* x, int64_t x_stride, int64_t firs
       for (int64_t r = 0; r < rows; r++) {
         const float* bias = nullptr;
         if (layer.bias) find_biases(r, 1, 0, &bias);
-        kernel(x + r * x_stride, layer.weight, layer.inputs, bias, layer.activation, to, r);
+        kernel(x + r * x_stride, layer.weight, layer.inputs, bias, residual ? residual + r * residual_stride : nullptr,
+               layer.activation, to, r);
       }
     };
     static_assert(kNarrow == 4);

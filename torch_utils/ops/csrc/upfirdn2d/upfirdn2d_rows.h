@@ -65,7 +65,8 @@ class RowFilter {
     }
 
     Compute* buffer(Index r) { return buffer_.data() + r * (span_ * plan_.channels + WIDE); }
-    Index offset() const { return std::max<Index>(left_ - origin_, 0) * plan_.channels; }
+    // A tile may lie wholly before or behind the image.
+    Index offset() const { return std::clamp<Index>(left_ - origin_, 0, span_) * plan_.channels; }
     Index size() const { return (right_ - left_) * plan_.channels; }
 
     // Row y of the tile's inputs, converted into the k-th scratch row if need be.
