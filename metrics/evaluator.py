@@ -131,7 +131,8 @@ class Evaluator:
 
         Returns:
             metric, value, interval (95 %, or None), higher_is_better (None if neither), number and
-            description of the samples of each side, protocol, detector, versions, seconds, timestamp, warning.
+            description of the samples of each side, protocol, detector, versions, seconds, timestamp, and, where there
+            are any, the names of two figures and a warning.
 
         Raises:
             UserError: Unknown metric, missing samples, a detector that does not fit.
@@ -149,7 +150,8 @@ class Evaluator:
         fake, fake_samples = self._features("fake", metric, together)
         row = None
         if distributed.is_main():
-            measured = MEASURES[metric.measure](real, fake, metric, self._replicates)
+            measure = MEASURES[metric.measure]
+            measured = measure(real, fake, metric, self._replicates)
             row = {
                 "metric": metric.name,
                 "value": measured.value,
@@ -166,6 +168,8 @@ class Evaluator:
                 "seconds": round(time.time() - started, 3),
                 "timestamp": time.time(),
             }
+            if measure.figures:
+                row["figures"] = list(measure.figures)
             if metric.warning:
                 row["warning"] = metric.warning
         return distributed.broadcast_object(row)

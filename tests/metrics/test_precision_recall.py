@@ -116,6 +116,7 @@ def test_a_row():
     features = [RandomFeatures()(clips).numpy() for clips in (real, fake)]
     assert (row["value"], row["recall"]) == pytest.approx(brute_force(*features, 3))
     assert row["higher_is_better"] is None and row["protocol"]["measure"] == "precision_recall"
+    assert row["figures"] == ["precision", "recall"]
     summary = row_summary(row)
     assert summary.startswith(f"rpr64k3_16f precision {row['value']:.4g} (95 %: ") and ", recall " in summary
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,8 @@ def model_card(
         resolution: Width of the images in pixels.
         data: A sentence on the training data: their source, and what they may be used for.
         licence: Id of the weights' licence as the Hub knows it, like 'apache-2.0' or 'other'.
-        metrics: Rows with 'metric' and 'value', and 'interval' (low, high) if it is known.
+        metrics: Rows with 'metric' and 'value', and 'interval' (low, high) if it is known. Rows of two 'figures', such
+            as precision and recall, have a line for each: the value, and the entry with the name of the second one.
     """
     dataset, progress = about.get("dataset") or {}, about.get("progress") or {}
     head = ["---", *([f"license: {json.dumps(licence)}"] if licence else []), "library_name: video-3d-gan", "tags:"]
@@ -52,7 +53,7 @@ def model_card(
     lines += [data or "Training data: not described.", ""]
     if metrics:
         lines += ["| metric | value | interval |", "| :-- | --: | :-- |"]
-        lines += [f"| {_cell(row['metric'])} | {row['value']:.5g} | {_interval(row)} |" for row in metrics] + [""]
+        lines += [*(line for row in metrics for line in _metric_lines(row)), ""]
     source = f"hf://{name}" if "/" in name else name
     quoted = json.dumps(source, ensure_ascii=False)
     lines += ["```bash", f"video3d-generate --outdir out --network_pkl {shlex.quote(source)} --seeds 0-3", "```", ""]
@@ -82,9 +83,19 @@ def write_card(
         file.write(card)
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    """The bounds of a row of metric-<name>.jsonl, where they are numbers."""
-    bounds = row.get("interval")
+def _metric_lines(row: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of a table for a row of metric-<name>.jsonl: a line for each of its figures."""
+    name, names = row["metric"], row.get("figures")
+    shown = {name: ("value", "interval")}
+    if isinstance(names, Sequence) and len(names) == 2 and is_number(row.get(names[1])):
+        first, second = names
+        shown = {f"{name} {first}": ("value", "interval"), f"{name} {second}": (second, f"{second}_interval")}
+    for label, (value, interval) in shown.items():
+        yield f"| {_cell(label)} | {row[value]:.5g} | {_interval(row.get(interval))} |"
+
+
+def _interval(bounds: object) -> str:
+    """The bounds of an interval, where they are numbers."""
     known = isinstance(bounds, Sequence) and len(bounds) == 2 and all(isinstance(x, (int, float)) for x in bounds)
     return f"{bounds[0]:.5g} to {bounds[1]:.5g}" if known else ""
 

@@ -203,7 +203,16 @@ def test_recall_in_a_card(run_folder, tmp_path):
     (run_folder / "metric-pr50k3_full.jsonl").write_text(json.dumps({**row, "cur_nimg": 2000}) + "\n")
     main([str(run_folder), str(tmp_path / "model")], standalone_mode=False)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
-    assert "| pr50k3_full precision | 0.5 | 0.4 to 0.6 |\n| pr50k3_full recall | 0.25 |  |\n" in card
+    expected = "| pr50k3_full precision | 0.5 | 0.4 to 0.6 |\n| pr50k3_full recall | 0.25 |  |\n"
+    assert expected in card
+    load_generator(run_folder).save_card(tmp_path, "a", metrics=[row | {"figures": ["precision", "recall"]}])
+    assert expected in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("figures", [None, [], "ab", ["precision"], ["precision", "gone"], {"precision": 1}])
+def test_a_card_of_rows_without_two_figures(figures):
+    row = {"metric": "m", "value": 3.0, "interval": [1, 2], "figures": figures}
+    assert "| m | 3 | 1 to 2 |\n\n" in model_card("a", about={}, resolution=64, metrics=[row])
 
 
 def test_a_card_without_label_vectors_and_damaged_progress():
