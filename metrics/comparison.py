@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError, is_number
-from metrics.results import Figure, differences, figures, read_metric_rows, row_entry
+from metrics.results import Figure, depends_on_real, differences, figures, read_metric_rows, row_entry
 
 __all__ = ["comparison_lines", "newest_rows"]
 
@@ -50,7 +50,7 @@ def comparison_lines(a: str | os.PathLike, b: str | os.PathLike) -> Iterator[str
     for name in shared:
         pair = {"A": rows_a[name], "B": rows_b[name]}
         found = [*_notes_on_models(name, pair, {"A": rows_a[shared[0]], "B": rows_b[shared[0]]})]
-        reasons = [*_notes_on_conditions(name, *pair.values()), *_notes_on_dependence(name, pair)]
+        reasons = [*_notes_on_conditions(name, *pair.values())] or [*_notes_on_dependence(name, pair)]
         notes += [*found, *_notes_on_names(name, *pair.values()), *reasons]
         of_a, of_b = (figures(name, row) for row in pair.values())
         for label, entry in of_a.items():
@@ -89,7 +89,7 @@ def _same_model(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _notes_on_names(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
     """A note on different names of the real videos, unless their content is known."""
-    if any(row.get("num_real") is None for row in (a, b)):
+    if any(row.get("num_real") is None for row in (a, b)) or not any(map(depends_on_real, (a, b))):
         return
     names = [row.get("real_name") for row in (a, b)]
     known = all(row_entry(row, "real_data").get("fingerprint") for row in (a, b))
@@ -110,10 +110,10 @@ def _notes_on_conditions(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) 
 
 
 def _notes_on_dependence(name: str, pair: Sides) -> Iterator[str]:
-    """Notes on generated samples that are not independent, as several are from one video."""
+    """Notes on intervals of generated samples that are not independent, as several are from one video."""
     for side, row in pair.items():
         videos, count = row_entry(row, "fake").get("num_videos"), row.get("num_fake")
-        if is_number(videos) and is_number(count) and videos < count:
+        if row.get("interval") is not None and is_number(videos) and is_number(count) and videos < count:
             what = f"the {count} generated {row_entry(row, 'protocol').get('samples', 'samples')} of {side}"
             yield (
                 f"{name}: {what} are from {videos} video{'s' * (videos != 1)}: those of one video are alike, so the "

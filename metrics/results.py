@@ -21,6 +21,7 @@ __all__ = [
     "added_by_training",
     "append_row",
     "comparable_rows",
+    "depends_on_real",
     "differences",
     "figure_names",
     "figures",
@@ -39,6 +40,7 @@ CONDITIONS = {
     "num_fake": "the number of generated samples",
     "num_real": "the number of real samples",
 }
+OF_REAL = ("real_data", "num_real", "frame_stride")  # conditions of values that depend on the real videos
 
 
 def result_path(folder: str | os.PathLike, name: str) -> Path:
@@ -83,12 +85,22 @@ def row_entry(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return entry if isinstance(entry := row.get(key), Mapping) else {}
 
 
+def depends_on_real(row: Mapping[str, Any]) -> bool:
+    """True if the value of a row depends on the real videos: it compares with them, or has their labels."""
+    name = str(row.get("metric"))
+    compares = name not in METRICS or MEASURES[METRICS[name].measure].compares
+    return compares or bool(row_entry(row, "fake").get("labelled"))
+
+
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Differences of two rows of a metric because of which their values cannot be compared, in words.
 
     Rows of earlier versions may lack the fingerprint of the real samples, the stride or the resolution, which is no
     difference. The fingerprint, where both have it, stands for the frames themselves, whatever the stride is called.
+    Values that do not depend on the real videos can be compared whatever these are.
     """
+    if not any(map(depends_on_real, (a, b))):
+        a, b = ({key: value for key, value in row.items() if key not in OF_REAL} for row in (a, b))
     known = all(row_entry(row, "real_data").get("fingerprint") for row in (a, b))
 
     def condition(row: Mapping[str, Any], key: str) -> Any:
@@ -181,6 +193,8 @@ def row_summary(row: Mapping[str, Any]) -> str:
             text += f" (only: the metric asks for {wanted})"
         if row["real_data"].get("num_short_videos"):
             text += f", {row['real_data']['num_short_videos']} real videos too short and left out"
+    if size := row_entry(row, "fake").get("resolution"):
+        text += f", {size}×{size} pixels"
     if row["detector"].get("published_file") is False:
         text += f"; THE DETECTOR {row['detector']['file']} IS NOT THE PUBLISHED FILE: compare with nothing else"
     elif "sha256" in row["detector"]:

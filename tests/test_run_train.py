@@ -763,24 +763,24 @@ def test_rows_of_the_metrics_command_in_the_run_folder_decide_nothing(tmp_path, 
     data, other = (write_frames(tmp_path / name, frames=16, size=size) for name, size in (("data", 16), ("other", 32)))
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.012", "snap=1"]
     words += ["nframes=16", f"cache_metrics_dir={tmp_path / 'cache'}"]
-    assert call(monkeypatch, *words, "metrics=ridentity32_16f") == 0
+    assert call(monkeypatch, *words, "metrics=rfvd64_16f") == 0
     (folder,) = (tmp_path / "runs").iterdir()
-    words = ["--metrics", "ridentity32_16f,flicker32_16f", "--fake", folder, "--real", other, "--outdir", folder]
+    words = ["--metrics", "rfvd64_16f,flicker32_16f", "--fake", folder, "--real", other, "--outdir", folder]
     words += ["--device", "cpu", "--cache", tmp_path / "cache"]
     assert click.testing.CliRunner().invoke(metrics_command.main, list(map(str, words))).exception is None
-    file = folder / "metric-ridentity32_16f.jsonl"
+    file = folder / "metric-rfvd64_16f.jsonl"
     own, foreign = map(json.loads, file.read_text().splitlines())
-    file.write_text("".join(json.dumps(row) + "\n" for row in ({**own, "value": -9.0}, {**foreign, "value": 9.0})))
+    file.write_text("".join(json.dumps(row) + "\n" for row in ({**own, "value": 1e9}, {**foreign, "value": 0.001})))
 
-    assert call(monkeypatch, f"resume_run={folder}", "kimg=0.02", "metrics=ridentity32_16f,flicker32_16f") == 0
+    assert call(monkeypatch, f"resume_run={folder}", "kimg=0.02", "metrics=rfvd64_16f,flicker32_16f") == 0
     assert [n for n, _ in measured(folder)["metric-flicker32_16f"]] == [12, 12, 20]
     assert [n for n, _ in measured(folder)[file.stem]] == [12, 12, 20]
-    best = torch.load(folder / "best-ridentity32_16f.pt")
+    best = torch.load(folder / "best-rfvd64_16f.pt")
     assert best["progress"]["cur_nimg"] == 20
     page = write_report(folder).read_text()
-    assert "<td>ridentity32_16f (not comparable)</td><td>0.012</td><td>9</td>" in page
+    assert "<td>rfvd64_16f (not comparable)</td><td>0.012</td><td>0.001</td>" in page
     value = number_text(measured(folder)[file.stem][-1][1])
-    assert f"<td>ridentity32_16f</td><td>0.02</td><td>{value} (best)</td>" in page
+    assert f"<td>rfvd64_16f</td><td>0.02</td><td>{value} (best)</td>" in page
 
 
 class Shifted(SmallIdentity):

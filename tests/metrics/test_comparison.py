@@ -139,6 +139,19 @@ def test_real_videos_are_known_by_their_content(tmp_path):
     assert lines(a, other)[-1] == "fvd2048_16f: A and B differ in the real videos: the values cannot be compared."
 
 
+def test_models_are_compared_by_what_does_not_depend_on_the_real_videos(tmp_path):
+    def results(name, *, value, real_name, **more):
+        row = {"metric": "ridentity32_16f", "higher_is_better": True, "value": value, "num_fake": 32, "num_real": 9}
+        row |= {"interval": [value - 0.1, value + 0.1], "real_data": {"num_videos": 9}, "real_name": real_name}
+        return write(tmp_path / name, row | more)
+
+    a = results("a", value=0.5, real_name="train.zip")
+    b = results("b", value=0.9, real_name="held-out.zip", num_real=8, real_data={"fingerprint": "2"}, frame_stride=4)
+    assert lines(a, b)[3:] == ["ridentity32_16f 0.5 (0.4 to 0.6) 0.9 (0.8 to 1) +0.4 ± 0.14 B is better"]
+    c = results("c", value=0.9, real_name="held-out.zip", fake={"labelled": True})
+    assert lines(a, c)[-1].startswith("ridentity32_16f: A was compared with the real videos 'train.zip', B with ")
+
+
 def test_one_extractor_under_two_names(tmp_path):
     row = {"metric": "fvd2048_16f", "value": 1.0, "interval": [0.0, 2.0]}
     a, b = (write(tmp_path / x, {**row, "detector": {"file": f"{x}.pt", "sha256": "1"}}) for x in "ab")
@@ -159,6 +172,12 @@ def test_several_samples_of_one_video_allow_no_verdict(tmp_path):
         "too narrow for a verdict."
     )
     assert lines(a, c)[-1].endswith("A is better")
+    plain = write(tmp_path / "plain", row | {"interval": None, "fake": {"num_videos": 4}})
+    assert lines(a, plain)[3:] == ["fvd64_16f 9 (8 to 10) 9 +0"]  # no interval, no verdict
+    other = write(tmp_path / "other", row | {"num_real": 8, "fake": {"num_videos": 4}})
+    assert lines(a, other)[4:] == [
+        "fvd64_16f: A and B differ in the number of real samples: the values cannot be compared."
+    ]
 
 
 def test_means_over_different_numbers_of_samples_allow_no_verdict(tmp_path):

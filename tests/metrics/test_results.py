@@ -136,6 +136,17 @@ def test_content_of_the_real_videos_decides_where_it_is_known():
     assert differences(thinned, thinned | {"num_real": 8}) == ["the number of real samples"]
 
 
+def test_real_videos_do_not_matter_to_what_is_not_compared_with_them():
+    a = row(0.5, metric="ridentity32_16f", num_real=9, frame_stride=1, real_data={"fingerprint": "1"})
+    b = a | {"num_real": 8, "frame_stride": 4, "real_data": {"fingerprint": "2"}}
+    assert differences(a, b) == []
+    found = ["the real videos", "the number of real samples"]
+    assert differences(a | {"fake": {"labelled": True}}, b) == found  # the labels are theirs
+    for name in ("rfvd64_16f", "rpr64k3_16f", "fvd64_16f_own", "removed_16f"):
+        assert differences(a | {"metric": name}, b | {"metric": name}) == found
+    assert differences(a | {"num_fake": 32}, b | {"num_fake": 16}) == ["the number of generated samples"]
+
+
 @pytest.mark.parametrize("damaged", ["x", True, None, [1]])
 def test_rows_with_damaged_entries_are_compared(damaged):
     entries = {"fake": damaged, "real_data": damaged, "detector": damaged, "protocol": damaged}
@@ -201,5 +212,7 @@ def test_a_summary_says_how_many_samples_are_behind_a_value():
     assert row_summary(entry) == text
     complete = {"fake": {"num_videos": 64}, "num_measured": 64, "real_data": {"num_videos": 64}}
     assert row_summary(entry | complete) == "fvd64_16f 0.01; 64 generated clips, 64 real"
+    complete["fake"] = {"num_videos": 64, "resolution": 32}
+    assert row_summary(entry | complete) == "fvd64_16f 0.01; 64 generated clips, 64 real, 32×32 pixels"
     images = {"protocol": {"count": 64, "samples": "images"}}  # the real ones are the whole dataset
     assert row_summary(entry | images).endswith("; 64 generated images of 4 videos (only 3 have a value), 64 real")
