@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metrics.distances import KernelDistance, frechet_distance_of_features, subset_distances
-from metrics.metric_functions import MEASURES, bootstrap_interval, mean_interval
+from metrics.metric_functions import MEASURES, Measure, bootstrap_interval, mean_interval
 from metrics.registry import METRICS, find_metric
 
 
@@ -163,5 +163,11 @@ def test_entries_of_measures_are_those_of_the_table(name):
     assert ("replicates" in further) == entry.resampled
     assert {f"{figure}{end}" for figure in entry.figures[1:] for end in ("", "_interval")} <= set(further)
     assert ("real" in further) != entry.compares
-    few = [None if side is None else side[: entry.least] for side in (real, fake)]
-    assert np.isfinite(entry(*few, metric, 0).value)
+
+    def value(count):
+        return entry(*(None if side is None else side[:count] for side in (real, fake)), metric, 0).value
+
+    assert np.isfinite(value(entry.least))
+    if entry.least > Measure.least:  # every measure asks for two, as one sample has no spread
+        with pytest.raises(ValueError):
+            value(entry.least - 1)

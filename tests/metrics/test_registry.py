@@ -43,8 +43,6 @@ def test_metrics_of_several_views():
     several = {name for name, metric in METRICS.items() if metric.several_views}
     assert several == {name for name in METRICS if name.endswith(("_2v", "_5v"))} and "warping32_2v" in several
     assert several >= {name for name, metric in METRICS.items() if metric.samples == "views"}
-    added = dataclasses.replace(METRICS["flatness32_1v"], name="depths32_2v", network="depths", several_views=True)
-    assert added.several_views
 
 
 def test_the_protocol_holds_what_determines_the_value():
