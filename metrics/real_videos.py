@@ -8,6 +8,7 @@ clip is used twice, and with at least as many videos as clips every clip is from
 import bisect
 import hashlib
 import os
+import posixpath
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
@@ -296,6 +297,7 @@ class StoredVideos:
     def fingerprint(self, used: Iterable[tuple[int, Sequence[int]]]) -> str:
         """Hash of the content: names and lengths of all videos, and every byte of the files that are used.
 
+        Names are relative to the folder that all videos share, so it is the same for a folder and a zip that holds it.
         Files are hashed in full: no part of one vouches for the rest (BMP has no checksum, JPEG and WebP need not
         change in length), and modification times can be preserved. Files are read again only if their sizes or time
         stamps have changed.
@@ -321,10 +323,11 @@ class StoredVideos:
         return self._fingerprints[stamp.hexdigest()]
 
     def _hash(self, chosen: list[tuple[int, set[int]]]) -> str:
-        state = hashlib.sha256(repr([self._stride, self._lengths, self._movies]).encode())
+        paths = _below_shared_folder([video.path for video in self._videos] or self._movies)
+        state = hashlib.sha256(repr([self._stride, self._lengths, paths]).encode())
         for video in self._videos:
             names = [self._store.frame_name(video, index) for index in range(len(video))]
-            state.update(repr((video.path, names)).encode())
+            state.update(repr(names).encode())
         for video, frames in chosen:
             if self._movies:
                 state.update(f"{video} {sha256_of(self._file(video, 0))}\n".encode())
@@ -342,6 +345,12 @@ class StoredVideos:
             return os.path.join(self._store.path, self._movies[video])
         entry = self._videos[video]
         return os.path.join(self._store.path, entry.path, self._store.frame_name(entry, frame))
+
+
+def _below_shared_folder(paths: Sequence[str]) -> list[str]:
+    """Paths with forward slashes, relative to the deepest folder that holds all of them."""
+    shared = posixpath.commonpath([posixpath.dirname(path) for path in paths])
+    return [posixpath.relpath(path, shared) if shared else path for path in paths]
 
 
 class StoredLabels:

@@ -558,5 +558,33 @@ def test_zip(root, tmp_path):
     assert key(one) == key(pack("two.zip"))
     clips = [StoredVideos(path, resolution=16).clips(count=10, frames=4) for path in (root, one)]
     assert levels(clips[0]) == levels(clips[1])
+    assert clips[0].key() == clips[1].key()
     Image.new("RGB", (16, 16), (99, 99, 99)).save(root / "set" / "1" / "003.png")
     assert key(pack("three.zip")) != key(one)
+
+
+@pytest.mark.parametrize("loose", [False, True])
+def test_an_enclosing_folder_changes_no_key(root, tmp_path, loose):
+    """`zip -r data.zip data` puts every name below data/."""
+    if loose:  # a video that holds the folder of the others
+        Image.new("RGB", (16, 16)).save(root / "set" / "000.png")
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for path in sorted(root.rglob("*.png")):
+            archive.write(path, path.relative_to(tmp_path))
+    assert StoredVideos(tmp_path / "data.zip", resolution=16).clips(count=10, frames=4).describe()["num_videos"] == 2
+    assert key(tmp_path / "data.zip") == key(root)
+    assert key(root / "set") == key(root) or loose  # the loose frame is then no video
+    (root / "set" / "1").rename(root / "set" / "2")
+    assert key(tmp_path / "data.zip") != key(root)
+
+
+def test_a_folder_around_video_files_changes_no_key(tmp_path):
+    for name in ("a", "b"):
+        write_plain(tmp_path, name, 16, 16, movies=True)
+    before = key(tmp_path)
+    (tmp_path / "inner").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).rename(tmp_path / "inner" / name)
+    assert key(tmp_path) == before
+    (tmp_path / "inner" / "a.mp4").rename(tmp_path / "a.mp4")
+    assert key(tmp_path) != before
