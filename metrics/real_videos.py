@@ -39,6 +39,8 @@ __all__ = ["StoredLabels", "StoredVideos", "choose_windows"]
 SEED = 42
 KEY_ORDER, KEY_OFFSETS, KEY_IMAGES, KEY_LABELS = 11, 12, 13, 14  # parts of the random key; see training.data.dataset
 UNKNOWN_SIZE = 256  # pixels, where no frame can be read; an error of `read` where it is needed
+LEAST_SIZE = 8  # pixels; networks of features have no output for less
+LOOKED_AT = 64  # videos of a dataset whose first frame is opened for its size
 SETTLED = 2.0  # seconds; a file changed more recently may change again with the same time stamps
 
 
@@ -90,7 +92,8 @@ class StoredVideos:
         """List the videos. Video files are decoded once to count their frames.
 
         Raises:
-            UserError: There are no videos, or they cannot be read, or an argument is out of range.
+            UserError: There are no videos, or they cannot be read, or an argument is out of range, or no resolution is
+                given and a video has less than 8 pixels.
         """
         check_counts(frame_stride=frame_stride, **({} if resolution is None else {"resolution": resolution}))
         self._store = FrameStore(path)
@@ -118,17 +121,14 @@ class StoredVideos:
             self._store.require_videos()
             lengths = [len(video) for video in self._videos]
             # The first frame of every video is opened only where it is needed: datasets have many.
-            looked_at = self._videos if rendered or resolution is None else self._videos[:1]
-            sizes = {video.path: self._first_size(video) for video in looked_at}
-        smallest = min((min(size) for size in sizes.values() if min(size) > 0), default=None)
-        self.resolution = resolution or smallest or UNKNOWN_SIZE
+            step = 1 if rendered or resolution is None else -(-len(self._videos) // LOOKED_AT)
+            sizes = {video.path: self._first_size(video) for video in self._videos[::step]}
+        widths = {name: min(size) for name, size in sizes.items() if min(size) > 0}
+        self.resolution = resolution or self._common_width(widths)
         if not self._movies:
             self.notes += frame_notes(self._store, manifest, self.resolution)
-        if manifest is None and smallest is not None and smallest < self.resolution:
-            self.notes.append(
-                f"'{self._store.path}': frames of {smallest}×{smallest} pixels are enlarged to {self.resolution}×"
-                f"{self.resolution}, which changes values: measure at a resolution of {smallest}, or use larger videos."
-            )
+        if manifest is None:
+            self._note_enlarged(widths, total=len(lengths))
         if rendered:
             self._note_shapes(sizes)
         self._lengths = [-(-length // self._stride) for length in lengths]
@@ -247,6 +247,50 @@ class StoredVideos:
         self.notes.append(
             f"'{self._store.path}': {len(left_out)} of {len(stems)} videos, such as {left_out[0]}, are left out: they "
             "are outputs of generate.py other than rgb."
+        )
+
+    def _common_width(self, widths: Mapping[str, int]) -> int:
+        """The width of the smallest video, with a note if others are larger.
+
+        Args:
+            widths: Width in pixels of the central square of each video by its name.
+
+        Raises:
+            UserError: It is too small to be measured.
+        """
+        if not widths:
+            return UNKNOWN_SIZE
+        name = min(widths, key=widths.__getitem__)
+        least, most = widths[name], max(widths.values())
+        if least < LEAST_SIZE:
+            raise UserError(
+                f"'{self._store.path}': frames of {name} have {least}×{least} pixels, too few to be measured: remove "
+                f"it, or choose a --resolution (in Python resolution=) of at least {LEAST_SIZE}, which enlarges it."
+            )
+        if least < most:
+            self.notes.append(
+                f"'{self._store.path}': videos of {least} to {most} pixels are all measured at {least}×{least}, the "
+                f"size of {name}: remove the small ones, or choose another --resolution (in Python resolution=)."
+            )
+        return least
+
+    def _note_enlarged(self, widths: Mapping[str, int], *, total: int) -> None:
+        """Note videos that are smaller than the resolution.
+
+        Args:
+            widths: See `_common_width`; of some of the videos.
+            total: Number of all videos.
+        """
+        small = {name: width for name, width in widths.items() if width < self.resolution}
+        if not small:
+            return
+        name = min(small, key=small.__getitem__)
+        least, size = small[name], self.resolution
+        looked_at = "" if len(widths) == total else " looked at"
+        some = f" {len(small)} of {len(widths)} videos{looked_at} are smaller, such as {name}."
+        self.notes.append(
+            f"'{self._store.path}': frames of {least}×{least} pixels are enlarged to {size}×{size}, which changes "
+            f"values: measure at a resolution of {least}, or use larger videos.{'' if len(small) == total else some}"
         )
 
     def _note_shapes(self, sizes: Mapping[str, tuple[int, int]]) -> None:

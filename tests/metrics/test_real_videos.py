@@ -517,13 +517,54 @@ def test_plain_videos_that_are_smaller_than_the_resolution_are_told(tmp_path, mo
 
 
 @pytest.mark.parametrize("movies", [False, True])
+def test_small_videos_among_large_ones_are_told(tmp_path, movies):
+    for name, size in (("a", 32), ("b", 24), ("c", 16), ("d", 16)):
+        write_plain(tmp_path, name, size, size, movies=movies)
+    for generated in (False, True):
+        assert StoredVideos(tmp_path, resolution=32, generated=generated).notes == [
+            f"'{tmp_path}': frames of 16×16 pixels are enlarged to 32×32, which changes values: measure at a "
+            f"resolution of 16, or use larger videos. 3 of 4 videos are smaller, such as c{'.mp4' if movies else ''}."
+        ]
+    assert StoredVideos(tmp_path, resolution=16).notes == []
+
+
+def test_the_sizes_of_some_of_many_videos_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(real_videos, "LOOKED_AT", 2)
+    opened, first_size = [], StoredVideos._first_size
+    monkeypatch.setattr(StoredVideos, "_first_size", lambda self, v: opened.append(v.path) or first_size(self, v))
+    for name, size in (("a", 32), ("b", 24), ("c", 16)):
+        write_plain(tmp_path, name, size, size, movies=False)
+    (note,) = StoredVideos(tmp_path, resolution=32).notes
+    assert note.endswith(" 1 of 2 videos looked at are smaller, such as c.") and opened == ["a", "c"]
+
+
+@pytest.mark.parametrize("movies", [False, True])
 def test_the_resolution_of_the_videos(tmp_path, movies):
+    suffix = ".mp4" if movies else ""
     for name, size in (("a", 32), ("b", 16), ("c", 24)):
         write_plain(tmp_path, name, size, size, movies=movies)
     for generated in (False, True):
         videos = StoredVideos(tmp_path, resolution=None, generated=generated)
-        assert videos.resolution == 16 and videos.notes == []
+        assert videos.resolution == 16 and videos.notes == [
+            f"'{tmp_path}': videos of 16 to 32 pixels are all measured at 16×16, the size of b{suffix}: remove the "
+            "small ones, or choose another --resolution (in Python resolution=)."
+        ]
         assert videos.clips(count=3, frames=4).load([0, 1, 2]).shape == (3, 3, 4, 16, 16)
+    write_plain(tmp_path, "d", 6, 4, movies=movies)
+    with pytest.raises(UserError) as caught:
+        StoredVideos(tmp_path, resolution=None)
+    assert str(caught.value) == (
+        f"'{tmp_path}': frames of d{suffix} have 4×4 pixels, too few to be measured: remove it, or choose a "
+        "--resolution (in Python resolution=) of at least 8, which enlarges it."
+    )
+
+
+@pytest.mark.parametrize("movies", [False, True])
+def test_videos_of_one_size_need_no_note(tmp_path, movies):
+    write_plain(tmp_path, "a", 24, 24, movies=movies)
+    write_plain(tmp_path, "b", 32, 24, movies=movies)  # of which the middle is measured
+    videos = StoredVideos(tmp_path, resolution=None)
+    assert videos.resolution == 24 and videos.notes == []
 
 
 def test_videos_that_are_there_twice_are_told(tmp_path):
