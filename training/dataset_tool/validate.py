@@ -26,7 +26,7 @@ from training.data.annotations import (
 from training.data.camera_statistics import describe_cameras
 from training.data.frame_store import FrameStore
 from training.data.images import decode_image, fit_square
-from training.data.names import MANIFEST, listed_path
+from training.data.names import IMAGE_SUFFIXES, MANIFEST, listed_path
 from training.data.webdataset_files import is_shards, open_shards, read_samples
 from training.dataset_tool.source_videos import valid_unicode
 
@@ -204,8 +204,11 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
             report.short += short
             report.sizes.update(sizes)
             report.problems += broken
-            if short:
-                shorter.append(f"'{shards.urls[number]}' has {short} clip(s) of fewer than {nframes} frames")
+            if empty := lengths.count(0):
+                suffixes = ", ".join(IMAGE_SUFFIXES)
+                report.problems.append(f"'{shards.urls[number]}' has {empty} clip(s) without images ({suffixes})")
+            if short > empty:
+                shorter.append(f"'{shards.urls[number]}' has {short - empty} clip(s) of fewer than {nframes} frames")
             if len(lengths) != shards.counts[number]:
                 report.problems.append(
                     f"'{shards.urls[number]}' has {len(lengths)} clips, {shards.counts[number]} are listed"
@@ -272,6 +275,8 @@ def write_preview(path: str, file: str) -> None:
             video = store.videos[number]
             chosen = evenly_spaced(range(len(video)), columns)
             tiles.append([_tile(lambda v=video, i=index: store.read_frame(v, i)) for index in chosen])
+    if not tiles:
+        raise UserError(f"'{path}' has no clip with images to show.")
     side = min(TILE, max(min(tile.size) for row in tiles for tile in row))
     sheet = Image.new("RGB", (columns * side, len(tiles) * side))
     for y, row in enumerate(tiles):
@@ -294,8 +299,9 @@ def _first_samples(path: str, count: int) -> Iterator[Any]:
         for sample in read_samples(url):
             if count == 0:
                 return
-            count -= 1
-            yield sample
+            if len(sample):
+                count -= 1
+                yield sample
 
 
 def evenly_spaced(numbers: range, count: int) -> list[int]:

@@ -219,8 +219,8 @@ def _check_meaning(content: Mapping[str, Any], generator: Generator, *, source: 
         for name, default in SHAPELESS.items()
         if None not in (config.get(name.partition(".")[0], {}), own.get(name.partition(".")[0], {}))
     }  # without a part, such as motion=null, there are other weights
-    if pairs["foreground.density_ramp"][0] is None:
-        del pairs["foreground.density_ramp"]  # it may begin here: at a factor of 1
+    if pairs.get("foreground.density_ramp", (None,))[0] is None:
+        pairs.pop("foreground.density_ramp", None)  # it may begin here: at a factor of 1
     different = {name: values for name, values in pairs.items() if values[0] != values[1]}
     _refuse("model.generator", different, source=source)
 

@@ -197,6 +197,29 @@ def test_a_clip_of_a_shard_that_has_lost_a_frame(source, tmp_path):
     assert check_dataset(str(tmp_path / "set")).problems == [f"'{shard}' has 1 clip(s) of fewer than 4 frames"]
 
 
+@pytest.mark.parametrize("empty", [1, 2])
+def test_clips_of_shards_without_images(tmp_path, empty):
+    """As in tar files of videos, clip.mp4 beside clip.json."""
+    shard, sheet = tmp_path / "clips.tar", tmp_path / "sheet.png"
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(picture, format="PNG")
+    with tarfile.open(shard, "w") as archive:
+        for number, name in enumerate("ab"):
+            member = tarfile.TarInfo(f"{name}.mp4" if number < empty else f"{name}.0.png")
+            member.size = len(picture.getvalue())
+            archive.addfile(member, io.BytesIO(picture.getvalue()))
+    assert check_dataset(str(shard)).problems == [
+        f"'{shard}' has {empty} clip(s) without images (.png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff)"
+    ]
+    if empty == 2:
+        with pytest.raises(UserError) as caught:
+            write_preview(str(shard), str(sheet))
+        assert str(caught.value) == f"'{shard}' has no clip with images to show." and not sheet.exists()
+    else:
+        write_preview(str(shard), str(sheet))
+        assert Image.open(sheet).getpixel((0, 0)) == (200, 0, 0)
+
+
 def test_frames_of_shards_are_read_once_or_when_shown(source, tmp_path, monkeypatch):
     prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=8, shape="shards")
     reads, read = [], Member.read

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tests.training.tiny import make_loop, make_plan, write_frames
 from training.checkpoints.archive import save_archive
 from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.training_state import STATE_FILE, read_state
-from training.launch import validate
+from training.launch import checkpoint_rules, validate
 from training.networks.upsampler import UPSAMPLINGS, ShuffleUpsampling
 
 SHORT = ["kimg=0.004", "spec.g_reg_interval=null", "spec.d_reg_interval=null", "imgsnap=null"]
@@ -105,6 +106,12 @@ def test_a_formula_that_the_shapes_do_not_tell(tmp_path, monkeypatch):
             f"was trained with {mode}=sharp, not pixelshuffle; with another value its weights mean something else."
         )
         assert str(caught.value) == f"{loop.folder} {message}"
+
+
+def test_a_class_without_a_foreground_has_no_ramp(finished):
+    content = load_snapshot(finished)
+    own = types.SimpleNamespace(config=content["generator"]["config"] | {"foreground": None})
+    checkpoint_rules._check_meaning(content, own, source="it")  # of a class of the user's own
 
 
 def test_a_ramp_that_the_snapshot_has_behind_it(finished, tmp_path):
