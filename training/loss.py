@@ -221,8 +221,7 @@ class GanLoss:
         self.r1_gamma = r1_gamma
         self.pl_weight, self.pl_decay, self.pl_batch_shrink = pl_weight, pl_decay, pl_batch_shrink
         self.style_mixing_prob = style_mixing_prob
-        self.image_weight = image_weight if discriminator.image is not None else 0.0
-        self.path_weight = path_weight
+        self.image_weight, self.path_weight = image_weight, path_weight
         self.distortion_weight = distortion_weight
         self.bfloat16 = bfloat16
         self.camera_condition = camera_condition
