@@ -107,10 +107,9 @@ class RayNoise:
             background_density=stream.normal("render/background_density", far) if background else None,
         )
 
-    def select(self, videos: slice = slice(None), rays: slice = slice(None)) -> "RayNoise":
-        """The noise of some videos and rays."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return RayNoise(**{name: None if x is None else x[videos, rays] for name, x in fields.items()})
+    def select(self, rays: slice) -> "RayNoise":
+        """The noise of some rays."""
+        return RayNoise(**{name: None if x is None else x[:, rays] for name, x in vars(self).items()})
 
     def to(self, like: torch.Tensor) -> "RayNoise":
         """The noise on the device and of the type of a tensor; streams draw float32."""
@@ -118,7 +117,7 @@ class RayNoise:
 
     def is_random(self) -> bool:
         """True if any of the numbers are given."""
-        return any(getattr(self, field.name) is not None for field in dataclasses.fields(self))
+        return any(x is not None for x in vars(self).values())
 
 
 NO_NOISE = RayNoise()
@@ -148,7 +147,7 @@ class Rays:
 
     def select(self, rays: slice) -> "Rays":
         """Some of the rays."""
-        return Rays(self.origins, self.directions[:, rays], self.noise.select(rays=rays), self.offsets)
+        return Rays(self.origins, self.directions[:, rays], self.noise.select(rays), self.offsets)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -320,10 +320,10 @@ class ShardPairDataset:
             return np.zeros(0, dtype=np.float32)
         try:
             vector = label_vector(label, self.c_dim)
+            if vector.shape != (self.c_dim,) or not np.isfinite(vector).all():
+                raise ValueError("another length, or numbers that are not finite")
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise UserError(f"A clip of '{self._path}' has no label of length {self.c_dim}: {label!r:.60}.") from error
-        if vector.shape != (self.c_dim,) or not np.isfinite(vector).all():
-            raise UserError(f"A clip of '{self._path}' has no label of length {self.c_dim}: {label!r:.60}.")
         return vector
 
     def _angles(self, camera: Any) -> np.ndarray:

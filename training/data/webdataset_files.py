@@ -64,11 +64,6 @@ class Sample:
         name, content = self.frames[index]
         return name, content if isinstance(content, bytes) else content.read()
 
-    @property
-    def images(self) -> list[tuple[str, bytes]]:
-        """Suffixes and contents of all frames."""
-        return [self.image(index) for index in range(len(self))]
-
 
 class Member(NamedTuple):
     """The place of a member in a local tar file, in bytes."""
