@@ -248,7 +248,6 @@ def quadrature_weights(
     *,
     direction_norm: torch.Tensor | None = None,
     last_opaque: bool,
-    impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights of a ray's samples and the transmittance at the last one (NeRF, equation 3).
 
@@ -258,7 +257,6 @@ def quadrature_weights(
         direction_norm: Length of the ray directions [...], or None for unit rays.
         last_opaque: True: the last sample is opaque whatever its density (its step length is infinite). False: it is
             transparent (its step length is zero) and leaves the transmittance to a background.
-        impl: See `torch_utils.ops.composite.ray_weights`.
 
     Returns:
         weights [..., S] and transmittance [...].
@@ -266,7 +264,7 @@ def quadrature_weights(
     deltas = depths[..., 1:] - depths[..., :-1]
     if direction_norm is not None:
         deltas = deltas * direction_norm[..., None]
-    return operators.ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
+    return operators.ray_weights(density, deltas, last_opaque=last_opaque)
 
 
 @dataclasses.dataclass

@@ -79,7 +79,6 @@ class GeneratedMeshes:
 
     Args:
         generator: In evaluation mode.
-        device: The generator's device; None: that of its parameters.
         resolution: Cells of the grid along the longest side of the trained volume.
         level: Density at the surface; None: see `level`.
         min_piece: See `remove_small_pieces`.
@@ -95,7 +94,6 @@ class GeneratedMeshes:
         self,
         generator: Generator,
         *,
-        device: torch.device | None = None,
         resolution: int = 128,
         level: float | None = None,
         min_piece: float = 0.02,
@@ -107,7 +105,7 @@ class GeneratedMeshes:
             check_number("level", level, 0)
         check_float32(generator)
         self.generator, self.chunk, self.check = generator, chunk, check
-        self.device = next(generator.parameters()).device if device is None else device
+        self.device = next(generator.parameters()).device
         self.min_piece, self._level = min_piece, level
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)

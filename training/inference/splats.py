@@ -30,7 +30,6 @@ class GeneratedSplats:
 
     Args:
         generator: In evaluation mode.
-        device: The generator's device; None: that of its parameters.
         resolution: Cells of the grid along the longest side of the trained volume.
         chunk: Points evaluated at a time.
         size: Width in pixels of the images that are compared.
@@ -43,14 +42,13 @@ class GeneratedSplats:
         self,
         generator: Generator,
         *,
-        device: torch.device | None = None,
         resolution: int = 128,
         chunk: int = 1 << 16,
         size: int = 128,
     ):
         check_float32(generator)
         self.generator, self.chunk, self.size = generator, chunk, size
-        self.device = next(generator.parameters()).device if device is None else device
+        self.device = next(generator.parameters()).device
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)
         self.box = [volume.low.tolist(), volume.high.tolist()]

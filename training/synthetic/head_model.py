@@ -39,10 +39,10 @@ class TalkingHead:
     evaluated only at points near it, and a part's colour only inside the part.
     """
 
-    def __init__(self, person: Person, pose: Pose, *, dtype: torch.dtype = torch.float32):
+    def __init__(self, person: Person, pose: Pose):
         self.person = person
-        self.rotation = pose.rotation().to(dtype)
-        self.mouth, self.eyes = pose.mouth.to(dtype), pose.eyes.to(dtype)
+        self.rotation = pose.rotation().float()
+        self.mouth, self.eyes = pose.mouth.float(), pose.eyes.float()
 
     def project(self, features, accumulation=1.0) -> torch.Tensor:
         """Composited colours as they are; see `renderer.volume_rendering`."""
@@ -194,19 +194,19 @@ class Backdrop:
     Called with inverted-sphere points [B, R, S, 4] it returns density zero, so that the last, opaque sample counts.
     """
 
-    def __init__(self, code, *, dtype: torch.dtype = torch.float32):
+    def __init__(self, code):
         c = [float(x) for x in code]
         if len(c) != BACKGROUND_CODE:
             raise ValueError(f"A background code has {BACKGROUND_CODE} numbers, got {len(c)}.")
         hue, light = share(c[0]), between(c[1], 0.25, 0.85)
-        self.base = torch.tensor(colorsys.hsv_to_rgb(hue, between(c[2], 0.05, 0.55), light), dtype=dtype)
-        self.slope = torch.tensor([between(x, -0.6, 0.6) for x in c[3:5]], dtype=dtype)  # along y and z
+        self.base = torch.tensor(colorsys.hsv_to_rgb(hue, between(c[2], 0.05, 0.55), light), dtype=torch.float32)
+        self.slope = torch.tensor([between(x, -0.6, 0.6) for x in c[3:5]], dtype=torch.float32)  # along y and z
         self.waves = torch.tensor(
             [[8 * math.cos(c[5]), 8 * math.sin(c[5]), 3 * c[6]], [14 * math.cos(c[7]), 14 * math.sin(c[7]), 3 * c[8]]],
-            dtype=dtype,
+            dtype=torch.float32,
         )
-        self.strength = torch.tensor([between(c[9], 0.0, 0.16), between(c[10], 0.0, 0.12)], dtype=dtype)
-        self.tint = torch.tensor(colorsys.hsv_to_rgb((hue + 0.15 * c[11]) % 1, 0.35, 1.0), dtype=dtype)
+        self.strength = torch.tensor([between(c[9], 0.0, 0.16), between(c[10], 0.0, 0.12)], dtype=torch.float32)
+        self.tint = torch.tensor(colorsys.hsv_to_rgb((hue + 0.15 * c[11]) % 1, 0.35, 1.0), dtype=torch.float32)
 
     def project(self, features, accumulation=1.0) -> torch.Tensor:
         return features[0]

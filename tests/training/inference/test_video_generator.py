@@ -337,7 +337,7 @@ def test_times_cameras_meshes_and_splats_do_not_depend_on_defaults(G, change):
         maker = GeneratedMeshes(heads, resolution=16)
         video = VideoGenerator(heads).codes(3)
         mesh, row = maker.mesh(video, 0.5, maker.level(video, [0.5], name="a video"))
-        splats = GeneratedSplats(heads, device=torch.device("cpu"), resolution=16, size=16)
+        splats = GeneratedSplats(heads, resolution=16, size=16)
         psnr, _ = splats.compare(splats.splats(video, 0.5), video, 0.5)
         cameras = heads.camera_prior.at_angles([0.1, -0.2], 1.5)
         clips = G.video(3, frames=6), G.video(3, cameras=cameras)
