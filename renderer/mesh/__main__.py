@@ -74,7 +74,7 @@ def main(
 
     from torch_utils.memory import explain_out_of_memory
     from training.inference.meshes import GeneratedMeshes, NoSurface, require_all
-    from training.inference.scenes import load_scenes
+    from training.inference.scenes import SceneVideo, load_scenes
 
     generator, videos = load_scenes(scenes, network_pkl, device=options["device"])
     making = {name: options[name] for name in ("resolution", "level", "min_piece", "chunk", "check")}
@@ -89,6 +89,7 @@ def main(
     from tqdm import tqdm
 
     from renderer.frame_folder import remove_earlier_steps
+    from renderer.mesh.extraction import Mesh
     from renderer.mesh.files import write_glb, write_ply
     from renderer.video import save_png
 
@@ -99,6 +100,11 @@ def main(
             missing.append(reason)
             progress.write(reason, file=sys.stderr)
             progress.update(number)
+
+        def save_preview(video: SceneVideo, step: int, mesh: Mesh) -> str:
+            name = f"geometry_{video.name}_{step:04d}.png"
+            save_png(maker.preview(mesh, video.codes, shown[step]), os.path.join(outdir, name))
+            return name
 
         for video in videos:
             stem = f"geometry_{video.name}"
@@ -121,9 +127,8 @@ def main(
                     write_glb([mesh], os.path.join(outdir, name), names=[f"time {time:g}"])
                 else:
                     write_ply(mesh, os.path.join(outdir, name))
-                if options["preview"]:
-                    written.append(f"{stem}_{i:04d}.png")
-                    save_png(maker.preview(mesh, video.codes, time), os.path.join(outdir, written[-1]))
+                if options["preview"] and not sequence:
+                    written.append(save_preview(video, i, mesh))
                 rows.append({"time": time, "file": f"{stem}.glb" if sequence else name, **row})
                 progress.write(_line(stem, rows[-1]))
                 progress.update()
@@ -132,6 +137,8 @@ def main(
             if sequence:
                 names = [f"{i}: time {time:g}" for i, time in enumerate(shown)]
                 write_glb(meshes, os.path.join(outdir, f"{stem}.glb"), names=names, fps=options["fps"])
+                if options["preview"]:
+                    written += [save_preview(video, i, mesh) for i, mesh in enumerate(meshes)]
             about = {**video.origin, "level": level, **maker.about(), "meshes": rows}
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
                 json.dump(about, file, indent=1)

@@ -245,8 +245,11 @@ def test_videos_and_times_without_a_surface_do_not_keep_the_others_from_being_wr
     calls.clear()
     shutil.rmtree(run.out)
     with pytest.raises(UserError, match="Not all meshes"):
-        run(*words, "--sequence")  # a sequence without one of its steps would run too fast
-    assert sorted(path.name for path in run.out.iterdir()) == [f"{stems[2]}.glb", f"{stems[2]}.json"]
+        run(*words, "--sequence", "--preview")  # a sequence without one of its steps would run too fast
+    assert sorted(path.name for path in run.out.iterdir()) == [
+        *(f"{stems[2]}.{suffix}" for suffix in ("glb", "json")),
+        *(f"{stems[2]}_000{i}.png" for i in range(2)),
+    ]
 
 
 def test_missing_packages_are_named(run, monkeypatch):
