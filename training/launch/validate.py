@@ -99,29 +99,13 @@ def plan(
         UserError: Something in it is wrong.
     """
     options, run_folder, given_outdir = _read(overrides)
-    check_values(options)
-    _check_combinations(options, metrics)
-    build_augment(options)
-    device_type = _device_type(options)
-    check_precision(options, device_type)
-    if run_folder is None:  # a continued run cannot change them
-        check_freezing(options)
-    options["metrics"] = list(dict.fromkeys(options["metrics"] or []))
-    options["logger"] = list(dict.fromkeys(map(str, options["logger"] or [])))
-    _check_loggers(options["logger"])
-
+    given, continued = given_options(overrides), run_folder is not None
+    device_type = _check_options(options, metrics, continued=continued)
     # A CPU is one device unless more processes are asked for; a continued run keeps their number.
-    wanted = run_folder is not None or any(override.startswith("gpus=") for override in overrides)
-    processes = _processes(options, _available(device_type, several=wanted))
-    check_cuda_graphs(options, Devices(device_type, processes))
-    given = given_options(overrides)
-    notes = _share_batch(options, processes, given=given, continued=run_folder is not None)
-    notes += idle_notes(given, options, Devices(device_type, processes))
-    notes += slow_precision_note(options, device_type)
+    several = continued or any(override.startswith("gpus=") for override in overrides)
+    processes, notes = _share_devices(options, device_type, several=several, given=given, continued=continued)
     if run_folder is not None and "outdir" in given:
         notes += other_folder_note(given_outdir, run_folder)
-    if device_type == "cpu":
-        options["gpus"] = processes
 
     synthetic = options["data"] is None
     dataset = _planned_heads(options) if synthetic else build_dataset(options)
@@ -130,11 +114,7 @@ def plan(
     notes += dataset.notes
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
     check_arguments({"generator": generator, "discriminator": discriminator}, given)
-    notes += _replaced_notes(options)
-    notes += _length_notes(options, generator, given) if run_folder is None else []
-    notes += _depth_notes(generator)
-    notes += _prior_notes(generator, options) if run_folder is None else []
-    notes += [] if synthetic else _camera_notes(generator, dataset)
+    notes += _model_notes(options, generator, dataset, given=given, continued=continued)
     notes += _size_notes(options, dataset, processes)
     notes += synthesis_note(generator)
     if checkpoint and run_folder is not None:
@@ -235,6 +215,24 @@ def _are_options(stored: Any) -> bool:
     )
 
 
+def _check_options(options: dict[str, Any], metrics: Collection[str], *, continued: bool) -> str:
+    """Check what needs neither data nor networks, and remove repeated metrics and loggers.
+
+    Returns the type of the devices.
+    """
+    check_values(options)
+    _check_combinations(options, metrics)
+    build_augment(options)
+    device_type = _device_type(options)
+    check_precision(options, device_type)
+    if not continued:  # a continued run cannot change them
+        check_freezing(options)
+    options["metrics"] = list(dict.fromkeys(options["metrics"] or []))
+    options["logger"] = list(dict.fromkeys(map(str, options["logger"] or [])))
+    _check_loggers(options["logger"])
+    return device_type
+
+
 def _check_combinations(options: Mapping[str, Any], metrics: Collection[str]) -> None:
     aug = options["aug"]
     for name in options["metrics"] or []:
@@ -274,6 +272,26 @@ def _camera_prior(generator: torch.nn.Module) -> Any | None:
     ranges = [getattr(prior, name, None) for name in ("yaw", "pitch", "radius")]
     pairs = all(isinstance(values, tuple) and len(values) == 2 and all(map(is_number, values)) for values in ranges)
     return prior if pairs and is_number(getattr(prior, "fov", None)) and hasattr(prior, "distribution") else None
+
+
+def _model_notes(
+    options: Mapping[str, Any],
+    generator: torch.nn.Module,
+    dataset: "PairDataset | SyntheticHeads",
+    *,
+    given: Collection[str],
+    continued: bool,
+) -> list[str]:
+    """Notes on the schedule and on the generator's rays and cameras; a continued run cannot change all of them."""
+    notes = _replaced_notes(options)
+    if not continued:
+        notes += _length_notes(options, generator, given)
+    notes += _depth_notes(generator)
+    if not continued:
+        notes += _prior_notes(generator, options)
+    if options["data"] is not None:  # synthetic heads are made for these cameras
+        notes += _camera_notes(generator, dataset)
+    return notes
 
 
 def _prior_notes(generator: torch.nn.Module, options: Mapping[str, Any]) -> list[str]:
@@ -443,6 +461,26 @@ def _processes(options: Mapping[str, Any], available: int) -> int:
             f"(spec.mbstd is the group size of the minibatch standard deviation; a pass must hold whole groups)."
         )
     return fitting[-1]
+
+
+def _share_devices(
+    options: dict[str, Any], device_type: str, *, several: bool, given: Collection[str], continued: bool
+) -> tuple[int, list[str]]:
+    """The number of processes, and notes on options that have no effect or change with it.
+
+    Sets spec.microbatch, and gpus on a CPU.
+
+    Raises:
+        UserError: The batch cannot be shared, or there are no CUDA graphs on these devices.
+    """
+    processes = _processes(options, _available(device_type, several=several))
+    devices = Devices(device_type, processes)
+    check_cuda_graphs(options, devices)
+    notes = _share_batch(options, processes, given=given, continued=continued)
+    notes += idle_notes(given, options, devices) + slow_precision_note(options, device_type)
+    if device_type == "cpu":
+        options["gpus"] = processes
+    return processes, notes
 
 
 def _share_batch(options: Mapping[str, Any], processes: int, *, given: Collection[str], continued: bool) -> list[str]:
