@@ -1,4 +1,4 @@
-"""Click commands: options with dashes or underscores, suggestions for unknown ones, those given, finite numbers."""
+"""Click commands: spellings of options, suggestions for unknown ones, values that are empty, those given, numbers."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dnnlib.util import expand_home, nearest_name
+from dnnlib.util import UserError, expand_home, nearest_name, refuse_long_name
 
 __all__ = ["FINITE", "FRAME_RATE", "Command", "finite_float", "options_given"]
 
@@ -16,7 +16,7 @@ class Command(click.Command):
     """A command whose options may be written with dashes or with underscores.
 
     The error about an unknown option suggests the nearest one. A leading `~` of a value that is joined to its option
-    (--outdir=~/out), which shells do not expand, is the home folder.
+    (--outdir=~/out), which shells do not expand, is the home folder. A value may be empty only where the default is.
     """
 
     def __init__(self, *args: Any, context_settings: dict[str, Any] | None = None, **others: Any):
@@ -29,6 +29,7 @@ class Command(click.Command):
             joined = re.fullmatch(r"(--[\w-]+=)(~(?:/.*)?)", word, re.DOTALL)
             words.append(joined[1] + expand_home(joined[2], name=joined[1]) if joined else word)
         try:
+            self._check_values(ctx, words)
             return super().parse_args(ctx, words.copy())
         except click.NoSuchOption as error:
             # Click names an option in its inner spelling, and of '-seeds' only '-s'.
@@ -39,6 +40,24 @@ class Command(click.Command):
             near = nearest_name(typed, [name for option in options for name in (*option.opts, *option.secondary_opts)])
             hint = "" if near is None else f"did you mean {near}? "
             raise click.UsageError(f"No such option {typed}; {hint}--help shows all.", ctx=ctx) from error
+
+    def _check_values(self, ctx: click.Context, words: list[str]) -> None:
+        """Refuse empty values, and paths that are too long for the system.
+
+        Raises:
+            UserError: There is one. An empty one often is an unset variable of a shell, and names the working folder
+                to some functions.
+        """
+        given, _, _ = self.make_parser(ctx).parse_args(args=words.copy())
+        for parameter in self.get_params(ctx):
+            name, values = parameter.human_readable_name, given.get(parameter.name)
+            if isinstance(parameter, click.Option):
+                name = max(parameter.opts, key=len)
+            for value in values if isinstance(values, (list, tuple)) else [values]:
+                if value == "" and parameter.default != "":
+                    raise UserError(f"{name.strip('[]')} is empty; give a value, or leave it out.")
+                if isinstance(value, str) and isinstance(parameter.type, click.Path):
+                    refuse_long_name(value, name=f"{name}: ")
 
 
 def _same(typed: str, normal: str) -> bool:

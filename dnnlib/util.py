@@ -304,18 +304,33 @@ def expand_home(path: str | os.PathLike, *, name: str) -> str:
         UserError: The path starts with `~` and there is no home folder; or it is too long for a file name.
     """
     path = os.fspath(path)
-    if "://" not in path and "{" not in path:  # web addresses, and the many paths that braces stand for
-        try:
-            os.lstat(path)
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                raise UserError(f"{name}{path[:60]}… is too long for the name of a file or folder.") from error
+    refuse_long_name(path, name=name)
     if not re.match(r"~(/|$)", path):
         return os.path.expanduser(path)
     home = home_folder()
     if home is None:
         raise UserError(f"{name}{path}: this user has no home folder (HOME is not set); write the whole path.")
     return home.rstrip("/") + path[1:] or "/"
+
+
+def refuse_long_name(path: str, *, name: str) -> None:
+    """Refuse a path that is too long for the system.
+
+    Args:
+        name: Before the path in the error message, e.g. 'outdir='.
+
+    Raises:
+        UserError: It is.
+    """
+    if "://" in path or "{" in path:  # web addresses, and the many paths that braces stand for
+        return
+    too_long = any(len(os.fsencode(part)) > 255 for part in path.split(os.sep))  # also below a folder to be made
+    try:
+        os.lstat(path)
+    except OSError as error:
+        too_long = too_long or error.errno == errno.ENAMETOOLONG
+    if too_long:
+        raise UserError(f"{name}{path[:60]}… is too long for the name of a file or folder.")
 
 
 def temporary_folder() -> str:

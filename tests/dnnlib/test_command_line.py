@@ -12,7 +12,7 @@ import click.testing
 import pytest
 
 import generate
-from dnnlib import run_cli
+from dnnlib import UserError, run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
 
 COMMANDS = (
@@ -22,6 +22,7 @@ COMMANDS = (
     "renderer.mesh.__main__", "renderer.splats.__main__", "renderer.viewer.__main__", "benchmarks.operators",
     "training.dataset_tool.__main__", "training.dataset_tool.demo_clip", "training.inversion.__main__",
     "training.published.__main__", "training.report.__main__", "training.synthetic.__main__",
+    "renderer.app.__main__", "training.export.__main__", "training.sharing.__main__",
 )  # fmt: skip
 
 
@@ -79,6 +80,48 @@ def test_home_in_a_joined_value(monkeypatch):
     assert said("--out=~/a b").endswith(" /home/me/a b\n")
     assert said("--out", "~/a").endswith(" ~/a\n")  # a quoted one is meant: else the shell would have replaced it
     assert said("--out=~x").endswith(" ~x\n")
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_empty_values_are_refused(module):
+    """Often of an unset variable of a shell; as a path some functions take them for the working folder."""
+    command, before = command_of(module), []
+    for parameter in command.params:
+        name = parameter.human_readable_name.strip("[]")
+        words = [*before, ""]
+        if isinstance(parameter, click.Argument):
+            before.append("x")
+        elif parameter.is_flag or parameter.default == "":
+            continue
+        else:
+            name = max(parameter.opts, key=len)
+            words = [name, *[""] * parameter.nargs]
+        with pytest.raises(UserError) as raised:
+            command.main(words, standalone_mode=False)
+        assert str(raised.value) == f"{name} is empty; give a value, or leave it out."
+
+
+def test_an_empty_value_that_is_the_default():
+    assert said("--out", "") == "1 1 True None \n"
+
+
+@pytest.mark.parametrize(
+    "module, words, name",
+    [
+        ("training.report.__main__", ["run", "--out", "LONG"], "--out"),
+        ("training.sharing.__main__", ["hf://user/name", "LONG"], "OUT"),
+        ("training.synthetic.__main__", ["folder/LONG"], "OUT"),
+        ("training.dataset_tool.__main__", ["source", "LONG.zip"], "OUT"),
+        ("training.dataset_tool.demo_clip", ["LONG"], "OUT"),
+    ],
+)
+def test_names_that_are_too_long_are_refused_at_once(tmp_path, monkeypatch, module, words, name):
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace("LONG", "n" * 256) for word in words]
+    with pytest.raises(UserError) as raised:
+        command_of(module).main(words, standalone_mode=False)
+    assert str(raised.value) == f"{name}: {words[-1][:60]}… is too long for the name of a file or folder."
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "NaN"])

@@ -54,6 +54,7 @@ PRESETS = {
 }
 
 COUNT = click.IntRange(min=1)
+PATH = click.Path()
 POSITIVE = finite_float(0, above=True)
 FACE_OPTIONS = {
     "faces_only", "landmarks", "save_landmarks", "face_model", "which_faces", "min_face", "max_yaw", "min_score",
@@ -65,8 +66,8 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
 
 
 @click.command(cls=Command)
-@click.argument("source", required=False)
-@click.argument("out", required=False)
+@click.argument("source", required=False, type=PATH)
+@click.argument("out", required=False, type=PATH)
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Defaults for a published dataset.")
 @click.option("--resolution", type=COUNT, default=64, show_default=True, help="Pixels per side.")
 @click.option("--nframes", type=COUNT, default=16, show_default=True, help="Length of a training clip.")
@@ -77,16 +78,16 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
 @click.option("--clip-step", type=COUNT, help="Start such a folder every n frames.")
 @click.option("--crop", default="centre", show_default=True,
               help="centre, or LEFT,TOP,WIDTH,HEIGHT in pixels, whose centre square is kept.")  # fmt: skip
-@click.option("--boxes", help="JSON file with a box per video or per frame, which the crop follows.")
+@click.option("--boxes", type=PATH, help="JSON file with a box per video or per frame, which the crop follows.")
 @click.option("--box-scale", type=POSITIVE, default=1.5, show_default=True, help="Side of the crop per side of a box.")
 @click.option("--box-smoothing", type=finite_float(0), default=5, show_default=True,
               help="Standard deviation of the smoothing in frames.")  # fmt: skip
 @click.option("--faces", is_flag=True, help="Find faces: clips with boxes, and their cameras (docs/datasets.md).")
 @click.option("--people", is_flag=True, help="Find people: clips with boxes, without cameras.")
-@click.option("--faces-only", metavar="FILE", help="Write only the file of boxes, for --boxes.")
-@click.option("--landmarks", metavar="FILE", help="Detections of another detector, instead of MediaPipe's.")
-@click.option("--save-landmarks", metavar="FILE", help="Write the detections, for --landmarks.")
-@click.option("--face-model", metavar="FILE",
+@click.option("--faces-only", type=PATH, metavar="FILE", help="Write only the file of boxes, for --boxes.")
+@click.option("--landmarks", type=PATH, metavar="FILE", help="Detections of another detector, instead of MediaPipe's.")
+@click.option("--save-landmarks", type=PATH, metavar="FILE", help="Write the detections, for --landmarks.")
+@click.option("--face-model", type=PATH, metavar="FILE",
               help="MediaPipe's face_landmarker.task.  [default: the model in MediaPipe 0.10.21]")  # fmt: skip
 @click.option("--which-faces", type=click.Choice(["largest", "all"]), default="largest", show_default=True,
               help="Only the largest face at a time, or a clip of every face.")  # fmt: skip
@@ -103,9 +104,10 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
 @click.option("--workers", type=COUNT, help="Videos at a time.  [default: one per core]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if this tool made it; restart an interrupted conversion.")
 @click.option("--skip-broken", is_flag=True, help="Leave out videos that cannot be decoded.")
-@click.option("--check", metavar="DATASET", help="Do not convert, but check a dataset.")
-@click.option("--histogram", metavar="PNG", help="With --check: draw the distribution of the cameras.")
-@click.option("--preview", metavar="PNG", help="Show OUT (or the dataset SOURCE, or the faces) in one image.")
+@click.option("--check", type=PATH, metavar="DATASET", help="Do not convert, but check a dataset.")
+@click.option("--histogram", type=PATH, metavar="PNG", help="With --check: draw the distribution of the cameras.")
+@click.option("--preview", type=PATH, metavar="PNG", 
+              help="Show OUT (or the dataset SOURCE, or the faces) in one image.")  # fmt: skip
 def main(
     source: str | None,
     out: str | None,

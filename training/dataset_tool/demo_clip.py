@@ -68,11 +68,11 @@ def _download(folder: str) -> str:
 
 
 @click.command(cls=Command)
-@click.argument("out")
+@click.argument("out", type=click.Path())
 @click.option("--resolution", type=COUNT, default=32, show_default=True, help="Pixels per side.")
 @click.option("--nframes", type=COUNT, default=16, show_default=True, help="Length of a training clip.")
 @click.option("--clip-step", type=COUNT, default=1, show_default=True, help="Start a clip every n frames.")
-@click.option("--cache", help="Folder of the download.  [default: the user's cache]")
+@click.option("--cache", type=click.Path(), help="Folder of the download.  [default: the user's cache]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def main(out: str, resolution: int, nframes: int, clip_step: int, cache: str | None, overwrite: bool) -> None:
     """Fetch a short clip of real footage and turn it into the training set OUT. Does nothing if OUT exists."""

@@ -20,7 +20,7 @@ from training.data.annotations import (
     read_labels,
 )
 from training.data.crops import Crop
-from training.data.dataset_folders import keep_out_of_made_data
+from training.data.dataset_folders import is_inside, keep_out_of_made_data
 from training.data.frame_store import FrameStore, Video
 from training.data.names import ANNOTATIONS, MANIFEST, listed_path
 from training.dataset_tool.archives import pack_shards, pack_zip
@@ -378,12 +378,18 @@ def check_out(out: str, source: str, *, overwrite: bool, shape: str) -> None:
     if shape == "zip":
         if os.path.isdir(out):
             raise UserError(f"'{out}' is a folder: give a zip file to write.")
+        if out.lower().endswith(".tar"):
+            raise UserError(
+                f"'{out}' would be read as a tar file: give a name in .zip, or --format shards and a folder."
+            )
     elif os.path.lexists(out) and not os.path.isdir(out):
         raise UserError(f"'{out}' is a file: choose another folder for the frames.")
     if os.path.ismount(out):
         raise UserError(f"'{out}' is a mount point, which cannot be replaced: choose a folder in it.")
     if out == source or (os.path.isdir(source) and os.path.commonpath([out, source]) in (out, source)):
         raise UserError(f"'{out}' and '{source}' lie one inside the other: choose another folder for the frames.")
+    if is_inside(os.getcwd(), out):
+        raise UserError(f"'{out}' is the working folder or holds it, which cannot be replaced: choose another folder.")
     if os.path.isfile(out) or (os.path.isdir(out) and os.listdir(out)):
         if not overwrite:
             Unfinished(out).remove_rest()  # hidden, and as large as the dataset

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, short_name
@@ -41,6 +42,8 @@ class Unfinished:
     def opened(self, settings: dict[str, Any], *, restart: bool) -> Iterator[None]:
         """Lock the folder while the block runs. It is removed afterwards unless it holds something to continue from.
 
+        So are folders above it that were made for it, if they are empty.
+
         Args:
             settings: Settings of the dataset; plain data.
             restart: Discard the folder's content.
@@ -49,6 +52,7 @@ class Unfinished:
             UserError: The folder cannot be made, or another process writes there, or it holds something else.
         """
         busy = f"Another process is making '{self.out}'; wait for it or stop it first."
+        above = [path for path in map(str, Path(self.folder).parents) if not os.path.lexists(path)]
         with explain_file_trouble(self.out):
             os.makedirs(self.folder, exist_ok=True)
             with exclusive_lock(self.folder, busy=busy):
@@ -63,6 +67,9 @@ class Unfinished:
                 finally:
                     if not os.path.isdir(self._records) or not os.listdir(self._records):
                         shutil.rmtree(self.folder, ignore_errors=True)
+                        for path in above:
+                            with contextlib.suppress(OSError):  # with the dataset in it
+                                os.rmdir(path)
 
     def _prepare(self, settings: dict[str, Any], *, restart: bool) -> None:
         settings = json.loads(json.dumps(settings))

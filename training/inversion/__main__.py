@@ -41,7 +41,13 @@ option = click.option
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
-@option("--clip", "clip_path", required=True, help="A video file, an image, or a folder or zip of frames.")
+@option(
+    "--clip",
+    "clip_path",
+    required=True,
+    type=click.Path(),
+    help="A video file, an image, or a folder or zip of frames.",
+)
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the results.")
 @option("--frames", type=click.IntRange(1, 1024), help="Number of frames.  [default: all, up to 1024]")
 @option("--stride", default=1, type=COUNT, help="Take every n-th frame.")

@@ -13,7 +13,7 @@ COUNT = click.IntRange(min=1)
 
 
 @click.command(cls=Command)
-@click.argument("out")
+@click.argument("out", type=click.Path())
 @click.option("--videos", type=COUNT, default=512, show_default=True, help="Number of videos.")
 @click.option("--frames", type=COUNT, default=16, show_default=True, help="Frames of each.")
 @click.option("--resolution", type=click.IntRange(8, 1024), default=64, show_default=True, help="Pixels per side.")

@@ -288,6 +288,38 @@ def test_a_mount_point_is_refused_before_anything_is_converted(movies, tmp_path,
     prepare_frames(movies / "a.mp4", tmp_path / "disk" / "out")
 
 
+@pytest.mark.parametrize("out", ["", ".", "..", "below/.."])
+def test_the_working_folder_is_never_replaced(movies, tmp_path, monkeypatch, out):
+    """Not even where the tool has made it: commands that follow would have none."""
+    prepare_frames(movies / "a.mp4", tmp_path / "here")
+    (tmp_path / "here" / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "here" / "below" if out == ".." else tmp_path / "here")
+    before = tree(tmp_path)
+    with pytest.raises(UserError) as error:
+        prepare(source=str(movies / "a.mp4"), out=out, **OPTIONS, overwrite=True)
+    assert str(error.value) == (
+        f"'{tmp_path / 'here'}' is the working folder or holds it, which cannot be replaced: choose another folder."
+    )
+    assert tree(tmp_path) == before
+
+
+def test_a_zip_is_not_named_as_a_tar_file(movies, tmp_path):
+    with pytest.raises(UserError) as error:
+        prepare_frames(movies / "a.mp4", tmp_path / "out.TAR", shape="zip")
+    assert str(error.value) == (
+        f"'{tmp_path / 'out.TAR'}' would be read as a tar file: give a name in .zip, or --format shards and a folder."
+    )
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("change", [{"nframes": 7}, {"crop": Crop(rectangle=(0, 0, 99, 99))}])
+def test_folders_made_for_a_dataset_that_there_is_not_are_removed(movies, tmp_path, change):
+    (tmp_path / "old").mkdir()
+    with pytest.raises(UserError, match="gives no clips|rectangle"):
+        prepare_frames(movies / "a.mp4", tmp_path / "old" / "new" / "newer" / "out", **change)
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
 def test_a_stride_counts_wherever_the_manifest_lies(movies, tmp_path):
     """Else frames would be left out twice: in a zip of the folder itself, above it, and in its folder of videos."""
     prepare_frames(movies / "a.mp4", tmp_path / "up" / "out", nframes=2, stride=2)
