@@ -23,6 +23,7 @@ def model_card(
     *,
     about: Mapping[str, Any],
     resolution: int,
+    label: int | Sequence[float] | None = None,
     data: str = "",
     licence: str = "",
     metrics: Sequence[Mapping[str, Any]] = (),
@@ -33,6 +34,7 @@ def model_card(
         name: Id on the Hub (user/name) or a folder's name.
         about: 'dataset' and 'progress' of the training.
         resolution: Width of the images in pixels.
+        label: Class, or numbers of a label, for the commands; None for a generator without labels.
         data: A sentence on the training data: their source, and what they may be used for.
         licence: Id of the weights' licence as the Hub knows it, like 'apache-2.0' or 'other'.
         metrics: Rows with 'metric' and 'value', and 'interval' (low, high) if it is known. Rows of two 'figures', such
@@ -56,8 +58,14 @@ def model_card(
         lines += [*(line for row in metrics for line in _metric_lines(row)), ""]
     source = f"hf://{name}" if "/" in name else name
     quoted = json.dumps(source, ensure_ascii=False)
-    lines += ["```bash", f"video3d-generate --outdir out --network_pkl {shlex.quote(source)} --seeds 0-3", "```", ""]
-    code = ["import video3d", "", f"G = video3d.load_generator({quoted})", "video = G.video(seed=3)"]
+    of_class, argument = "", ""
+    if label is not None:
+        numbers = [label] if isinstance(label, int) else label
+        of_class = f" --class_idx={','.join(map(str, numbers))}"
+        argument = f", class_idx={label}"
+    command = f"video3d-generate --outdir out --network_pkl {shlex.quote(source)} --seeds 0-3{of_class}"
+    lines += ["```bash", command, "```", ""]
+    code = ["import video3d", "", f"G = video3d.load_generator({quoted})", f"video = G.video(seed=3{argument})"]
     return "\n".join([*lines, "```python", *code, "```", ""])
 
 
@@ -68,6 +76,7 @@ def write_card(
     *,
     about: Mapping[str, Any],
     resolution: int,
+    label: int | Sequence[float] | None,
     data: str,
     licence: str,
     metrics: Sequence[Mapping[str, Any]],
@@ -75,10 +84,12 @@ def write_card(
     """Write a model card and its picture into a folder.
 
     Args:
+        label: As for `model_card`.
         samples: Videos, uint8 [B, T, 3, H, W], for the picture: a row for each.
     """
     save_png(image_grid(samples.flatten(0, 1), samples.shape[1]), os.path.join(folder, PICTURE))
-    card = model_card(name, about=about, resolution=resolution, data=data, licence=licence, metrics=metrics)
+    facts = {"data": data, "licence": licence, "metrics": metrics}
+    card = model_card(name, about=about, resolution=resolution, label=label, **facts)
     with atomic_write(os.path.join(folder, "README.md"), "w") as file:
         file.write(card)
 

@@ -61,7 +61,7 @@ from training.inference.batch_codes import (
 )
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
-from training.inference.latents import RowCodes, SeedLatents, labels_at
+from training.inference.latents import RowCodes, SeedLatents
 from training.inference.model_card import write_card
 from training.inference.render_videos import row_maps
 from training.networks.generator import Generator, SynthesisOutput
@@ -632,9 +632,10 @@ class VideoGenerator(nn.Module):
         check_path("folder", folder)
         label = None
         if self.network.c_dim:
-            label = labels_at(self.network, torch.tensor([0], device="cpu"))[0].tolist()
+            examples = getattr(self.network, "label_examples", None)  # a class of the user's may lack it
+            label = 0 if examples is None else [float(f"{number:.6g}") for number in examples[0].tolist()]
         samples = self.video(seed=range(CARD_SEEDS), frames=CARD_FRAMES, class_idx=label)
-        facts = {"about": self.about, "resolution": self.resolution}
+        facts = {"about": self.about, "resolution": self.resolution, "label": label}
         write_card(folder, name, samples, **facts, data=data, licence=licence, metrics=metrics)
 
     def push_to_hub(

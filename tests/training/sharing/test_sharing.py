@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -14,6 +15,8 @@ from dnnlib import UserError
 from dnnlib.downloads import sha256_of
 from tests.full_memory import REASON, fill_gpu, loading_message, no_memory
 from tests.small_network import save_small_network, save_small_run, small_generator
+from training.inference.cli_options import LABEL
+from training.inference.latents import class_label
 from training.inference.model_card import model_card
 from training.inference.video_discriminators import load_discriminators
 from training.inference.video_generator import VideoGenerator, load_generator
@@ -188,6 +191,28 @@ def test_names_in_the_commands_of_a_card():
     code = next(line for line in card.splitlines() if line.startswith("G = "))
     assert ast.literal_eval(code.partition("(")[2].rstrip(")")) == 'my "first" é'
     assert 'load_generator("hf://me/a")' in model_card("me/a", about={}, resolution=64)
+
+
+@pytest.mark.parametrize("label_examples, option", [(None, "0"), ([[0.1, -2.5]], "0.1,-2.5")])
+def test_commands_of_a_card_give_a_label(tmp_path, label_examples, option):
+    """Classes, and labels that are numbers; the commands are run."""
+    network = small_generator(c_dim=2)
+    if label_examples is not None:
+        network.label_examples = torch.tensor(label_examples)
+    folder = tmp_path / "model"
+    model = VideoGenerator(network)
+    model.save_pretrained(folder)
+    model.save_card(folder, "model")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    code = card.partition("```python\n")[2].partition("```")[0]
+    code = re.sub(r'load_generator\(".*?"', f'load_generator("{folder}"', code)
+    found = {}
+    exec(code, found)
+    assert found["video"].shape[1:] == (3, 32, 32)
+    words = shlex.split(card.partition("```bash\n")[2].partition("\n")[0])
+    assert words[-1] == f"--class_idx={option}"
+    label = LABEL.convert(option, None, None)
+    assert torch.equal(class_label(found["G"].network, label), torch.tensor(label_examples or [[1.0, 0.0]]))
 
 
 @pytest.mark.parametrize(
