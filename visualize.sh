@@ -15,5 +15,11 @@ if [ $# -ge 3 ] && [[ $3 != -* ]]; then
     seeds=$3
     options=("${@:4}")
 fi
+programs=(--render_program rotation_camera_yaw,rotation_camera_yaw_pitch,front,front_zoom)
+for option in ${options[@]+"${options[@]}"}; do
+    if [[ $option =~ ^--camera[_-]path(=|$) ]]; then
+        programs=()  # the cameras of the file instead
+    fi
+done
 exec "$python" "$here/generate.py" --network_pkl "$1" --outdir "$2" --seeds "$seeds" \
-    --render_program rotation_camera_yaw,rotation_camera_yaw_pitch,front,front_zoom ${options[@]+"${options[@]}"}
+    ${programs[@]+"${programs[@]}"} ${options[@]+"${options[@]}"}

@@ -397,6 +397,9 @@ def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
     assert "--seeds 3-5" in output and output.endswith("--fps 9\n")
     output = subprocess.run([*script, "a", "b", "--grid"], capture_output=True, text=True, check=True).stdout
     assert "--seeds 0-9" in output and output.endswith("front_zoom --grid\n")
+    for path in (["--camera_path", "p.json"], ["--camera-path=p.json"]):  # its cameras, not those of the programs
+        output = subprocess.run([*script, "a", "b", "0", *path], capture_output=True, text=True, check=True).stdout
+        assert output.endswith(f"--network_pkl a --outdir b --seeds 0 {' '.join(path)}\n")
     assert subprocess.run([*script, "a"], capture_output=True).returncode == 2
 
 
