@@ -135,7 +135,7 @@ def init(
     device_type: str,
     rank: int | None = None,
     world_size: int | None = None,
-    init_method: str = "env://",
+    meeting_point: str | None = None,
     timeout: timedelta = TIMEOUT,
 ) -> None:
     """Join the group of processes.
@@ -143,7 +143,7 @@ def init(
     Args:
         device_type: Device of the tensors to be reduced, 'cuda' or 'cpu'.
         rank, world_size: Rank of this process and size of the group; None takes them from torchrun's environment.
-        init_method: Rendezvous of the processes: 'env://' or 'file:///path'.
+        meeting_point: File for the rendezvous of the processes on one machine; None for the address in the environment.
         timeout: Time limit of collectives.
 
     Raises:
@@ -157,7 +157,10 @@ def init(
             _check_devices(rank if number is None else number)
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     with _exchange():
-        _Groups.store, _, _ = next(rendezvous(init_method, rank, world_size, timeout=timeout))
+        if meeting_point is None:
+            _Groups.store, _, _ = next(rendezvous("env://", rank, world_size, timeout=timeout))
+        else:  # not as a URL, in which '#' and '?' end the path
+            _Groups.store = dist.FileStore(meeting_point, world_size)
         # The store still holds the addresses of earlier groups, and torchrun's after a restart those of processes that
         # are gone.
         start = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)

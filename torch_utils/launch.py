@@ -216,7 +216,7 @@ def _worker(
             device_type=device_type,
             rank=index,
             world_size=processes,
-            init_method=f"file://{folder}/meeting-point",
+            meeting_point=f"{folder}/meeting-point",
             timeout=timeout,
         )
         function(*args)

@@ -62,7 +62,7 @@ def environment(bench: Bench) -> None:
 def nccl(bench: Bench) -> None:
     """The process group of a training with one process: collectives of tensors on the device, flags on the host."""
     record, device = bench.record, bench.device
-    distributed.init(device_type=device.type, rank=0, world_size=1, init_method=f"file://{bench.scratch}/meeting-point")
+    distributed.init(device_type=device.type, rank=0, world_size=1, meeting_point=f"{bench.scratch}/meeting-point")
     try:
         if bench.cuda:  # in this order in a training as well
             torch.cuda.set_device(torch.device("cuda", distributed.local_rank()))

@@ -5,6 +5,7 @@ import functools
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -44,6 +45,17 @@ def test_collectives(tmp_path):
         assert result["broadcast"] == "from 0"
         assert result["module"] == [1.0] * 4
         assert result["statistics"] == {"both": (0.5, 0.5, 2), "one": (5.0, 0.0, 1)}
+
+
+@pytest.mark.parametrize("name, groups", [("a#b", 2), ("a?b", 1)])
+def test_any_folder_for_temporary_files(name, groups, tmp_path, monkeypatch):
+    """Not the part before these letters, which a group would share with the next, or leave behind."""
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    for _ in range(groups):
+        run_two(workers.collectives, str(tmp_path))
+        assert torch.load(tmp_path / "1.pt")["gathered"] == [{"rank": 0}, {"rank": 1}]
+    assert sorted(os.listdir(tmp_path)) == sorted(["0.pt", "1.pt", name]) and os.listdir(tmp_path / name) == []
 
 
 @pytest.mark.parametrize("agent", [True, False])
@@ -87,7 +99,7 @@ def test_bookkeeping_needs_no_gpu(tmp_path, monkeypatch):
         make = getattr(dist, name)
         as_gloo = lambda backend, make=make, **a: make(backend=backend.replace("nccl", "gloo"), **a)  # noqa: E731
         monkeypatch.setattr(dist, name, as_gloo)
-    distributed.init(device_type="cuda", rank=0, world_size=1, init_method=f"file://{tmp_path}/meeting-point")
+    distributed.init(device_type="cuda", rank=0, world_size=1, meeting_point=str(tmp_path / "meeting-point"))
     try:
         assert dist.get_backend_config() == "cpu:gloo,cuda:gloo"
         for context in (contextlib.nullcontext, distributed.patience, distributed.main_works_alone):
