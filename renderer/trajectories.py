@@ -133,8 +133,12 @@ def camera_path(
         path = {name: values[::-1] for name, values in path.items()}
 
     fovs = [fov * factor for factor in path.get("fov_factor", [1.0] * n_steps)]
-    if not all(0 < value < 180 for value in fovs):
-        raise ValueError(f"The field of view must stay between 0 and 180 degrees, got {min(fovs):g} to {max(fovs):g}.")
+    smallest = prior.smallest_fov if "fov_factor" in path else 0  # else the cameras' own error names the given value
+    if not all(smallest <= value < 180 for value in fovs):
+        raise ValueError(
+            f"The field of view must stay between {smallest:g} and 180 degrees, but with {fov:g} {program} goes from "
+            f"{min(fovs):g} to {max(fovs):g}."
+        )
     low, high = prior.pitch
     pitches = path.get("pitch_angle") or [low + (high - low) * fraction for fraction in path.get("pitch", [])]
     if pitches and not (min(0.0, low) - ROUNDING <= min(pitches) and max(pitches) <= max(math.pi, high) + ROUNDING):

@@ -71,6 +71,15 @@ def test_a_path_beyond_the_poles_is_refused(program, pitch, scale):
         camera_path(program, prior, 3, pitch_scale=scale)
 
 
+@pytest.mark.parametrize("fov, reached", [(1.05, "0.945 to 1.155"), (170, "153 to 187")])
+def test_a_field_of_view_that_a_path_changes_too_far_is_refused_by_its_given_value(fov, reached):
+    with pytest.raises(ValueError) as error:
+        camera_path("front_zoom", CameraPrior(), 3, fov=fov)
+    assert str(error.value) == (
+        f"The field of view must stay between 1 and 180 degrees, but with {fov} front_zoom goes from {reached}."
+    )
+
+
 def test_a_range_from_pole_to_pole_can_be_travelled():
     cameras = camera_path("rotation_camera_pitch", CameraPrior(pitch=(0.0, math.pi)), 3)
     axes = cameras.cam2world[:, :3, :3]
