@@ -174,7 +174,8 @@ def scenes_of(options: dict[str, Any]) -> Scenes:
         seeds=[] if seeds is None else parse_int_list(seeds, name="--seeds"),
         motion_seeds=None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
         times=parse_times(options["times"], options["time_steps"]),
-        **{name: options[name] for name in ("codes", "truncation_psi", "class_idx")},
+        codes=tuple(dict.fromkeys(options["codes"])),
+        **{name: options[name] for name in ("truncation_psi", "class_idx")},
     )
 
 

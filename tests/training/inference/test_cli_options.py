@@ -1,9 +1,18 @@
 """Meaning of the render command's options."""
 
+import click
 import pytest
 
 from dnnlib import UserError
-from training.inference.cli_options import check_combinations, parse_style_mix, parse_time_range, path_name
+from dnnlib.command_line import Command
+from training.inference.cli_options import (
+    check_combinations,
+    parse_style_mix,
+    parse_time_range,
+    path_name,
+    scene_options,
+    scenes_of,
+)
 
 
 def test_style_mixes():
@@ -63,6 +72,16 @@ def test_options_that_do():
     check_combinations(
         {"stereo", "eye_distance", "grid", "seeds", "codes", "truncation_psi", "outputs", "time_range", "camera_path"}
     )
+
+
+def test_a_file_of_codes_that_is_given_twice_is_one_content():
+    @click.command(cls=Command)
+    @scene_options
+    def command(**options):
+        return scenes_of(options)
+
+    words = [word for name in ("a.npz", "b.npz", "a.npz") for word in ("--codes", name)]
+    assert command.main(["--network_pkl", "hf://user/name", *words], standalone_mode=False).codes == ("a.npz", "b.npz")
 
 
 def test_names_of_paths():
