@@ -212,6 +212,28 @@ def test_integers_that_overflow_are_refused(name, digits):
         check_values(options(f"{name}=1{'0' * digits}"))
 
 
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("keep={a: 1}", "keep must be an integer of at least 1 or null, got {'a': 1}."),
+        ("previews.images={a: 1}", "previews.images must be an integer of at least 1, got {'a': 1}."),
+        ("seed={}", "seed must be an integer of at least 0 and at most 9223372036854775807, got {}."),
+        ("spec.gamma={}", "spec.gamma must be a number of at least 0, got {}."),
+        ("spec.ref_gpus={a: 1}", "spec.ref_gpus must be an integer of at least 1, got {'a': 1}."),
+        ("model.resolution={}", "model.resolution must be an integer of at least 8, got {}."),
+        ("spec.eps=1e-300", "spec.eps must be a number of at least 1e-37, got 1e-300."),  # 0 in float32
+        (
+            "model.discriminator._target_=[[tensorboard]]",
+            "model.discriminator._target_ must be a string, got [['tensorboard']].",
+        ),
+    ],
+)
+def test_values_that_an_option_cannot_have_are_named_with_it(word, message):
+    with pytest.raises(UserError) as error:
+        check_values(options(word))
+    assert str(error.value) == message
+
+
 def test_numbers_that_no_float_holds_are_refused():
     with pytest.raises(UserError, match="^kimg must be a number of at least 0.001 and at most 1000000000, got 1000"):
         check_values(options(f"kimg=1{'0' * 400}"))

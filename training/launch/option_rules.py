@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dnnlib import UserError, is_number
-from training.launch.config import NETWORKS
+from training.launch.config import FOLLOWERS, NETWORKS
 
 __all__ = ["check_values", "other_options"]
 
 
+SMALLEST = 1e-37  # normal number in float32, above 0 with every rounding
 LARGEST = 2**31 - 1  # of a count: larger ones are typing errors, and overflow the integers of C libraries
 
 
@@ -141,7 +142,7 @@ RULES = {
     "spec.lrate": POSITIVE,
     "spec.lrate_decay": ValueRule(float, 0, optional=True, above=True),
     "spec.betas": ValueRule(list),
-    "spec.eps": POSITIVE,
+    "spec.eps": ValueRule(float, SMALLEST),
     "spec.ema": WEIGHT,
     "spec.ramp": ValueRule(float, 0, optional=True, above=True),
     "spec.nonfinite_limit": COUNT,
@@ -238,7 +239,11 @@ def check_values(options: Mapping[str, Any]) -> None:
             f"There is no option {unknown[0]} in this version, which would ignore it. If it is a new one of conf/, "
             "RULES in training/launch/option_rules.py must say which values it may have."
         )
-    for name, rule in RULES.items():
+    for name in OF_MODELS:
+        key = name.removeprefix("model.")
+        if key in options["model"]:
+            RULES[key].check(name, options["model"][key])
+    for name, rule in sorted(RULES.items(), key=lambda item: item[0] not in FOLLOWERS):  # those that set others first
         rule.check(name, functools.reduce(operator.getitem, name.split("."), options))
     _check_finite("model", options["model"])
     for part in NETWORKS:
@@ -258,10 +263,13 @@ def other_options(options: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all options except groups, and except feature extractors, to which users may add their own."""
+    """Dotted names of all options except groups, and except feature extractors, to which users may add their own.
+
+    An option that is given a group keeps its name, and its rule refuses the value.
+    """
     for key, value in options.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name not in RULES and name not in OF_MODELS:
             yield from _leaves(value, f"{name}.")
         elif prefix != "detectors." or name in RULES:
             yield name
@@ -271,7 +279,10 @@ def _check_network(name: str, arguments: Mapping[str, Any]) -> None:
     """Check the arguments that are given for a network of this program; null leaves some parts out."""
     if not isinstance(arguments, Mapping):
         raise UserError(f"{name} must be a group of options like {{_target_: …}}, got {arguments!r}.")
-    for key, rule in NETWORK_RULES.get(arguments.get("_target_"), {}).items():
+    target = arguments.get("_target_")
+    if target is not None:
+        ValueRule(str).check(f"{name}._target_", target)
+    for key, rule in NETWORK_RULES.get(target, {}).items():
         group, _, last = key.rpartition(".")
         values = arguments.get(group, {}) if group else arguments
         if values is None and group in ("motion", "background"):
