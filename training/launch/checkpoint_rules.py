@@ -70,10 +70,11 @@ def check_snapshot(
             else:
                 check_state(network, state, what=what, source=path)
     except UserError as error:
+        labels = content["generator"]["config"].get("c_dim", 0), generator.config.get("c_dim", 0)
         differing = dict(
             pair
             for name, (network, _, config) in zip(NETWORKS, parts.values(), strict=True)
-            for pair in _differing_options(f"model.{name}", network, config, larger)
+            for pair in _differing_options(f"model.{name}", network, config, larger, labels)
         )
         trained = [
             f"{how} {' '.join(texts)}"
@@ -267,7 +268,9 @@ def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
     return value
 
 
-def _differing_options(name: str, network: Any, stored: Mapping[str, Any], larger: bool) -> Iterator[tuple[str, str]]:
+def _differing_options(
+    name: str, network: Any, stored: Mapping[str, Any], larger: bool, labels: tuple[int, int]
+) -> Iterator[tuple[str, str]]:
     """Options that give a snapshot's network other shapes than this one, as they are typed.
 
     Each comes with the word 'with', or, if the snapshot's network does not have the argument, with 'without'.
@@ -277,13 +280,14 @@ def _differing_options(name: str, network: Any, stored: Mapping[str, Any], large
         network: This network, on the meta device.
         stored: Arguments of the snapshot's network.
         larger: The network grows: its blocks may differ.
+        labels: Sizes of the labels of the data, the snapshot's and this run's; discriminators may see cameras as well.
     """
 
     def shapes(built: Any) -> dict[str, torch.Size]:
         state = built.state_dict()
         return {name: state[name].shape for name in state if not (larger and is_block(name))}
 
-    for path, value, _ in _differences(stored, network.config):
+    for path, value, own in _differences(stored, network.config):
         try:
             numbers = value.values() if isinstance(value, Mapping) else [value]
             if any(isinstance(number, int) and number > MAX_NUMBER for number in numbers):
@@ -296,8 +300,11 @@ def _differing_options(name: str, network: Any, stored: Mapping[str, Any], large
             pass  # together with others it may be valid
         if value is ABSENT:
             yield f"{name}.{'.'.join(path)}", "without"
-        elif path == ("c_dim",):
-            yield f"labels of {value} numbers (cond=, camera_condition=)", "with"
+        elif path == ("c_dim",) and all(isinstance(number, int) for number in (value, *labels)):
+            if labels[0] != labels[1]:
+                yield f"labels of size {labels[0]}, not {labels[1]} (cond=)", "with"
+            if value - labels[0] != own - labels[1]:
+                yield f"cameras of size {value - labels[0]}, not {own - labels[1]} (camera_condition=)", "with"
         elif path == ("resolution",):
             yield f"resolution={value}", "with"
         else:

@@ -33,7 +33,12 @@ def finished(tmp_path_factory):
         (["spec.fmaps=0.01"], "model.generator.upsampler.channel_base=0.005 model.discriminator.channel_base=0.005"),
         (["model.generator.w_dim=4", "model.generator.camera.fov=20"], "model.generator.w_dim=8"),
         (["model.discriminator.image=false"], "model.discriminator.image=true"),
-        (["camera_condition=true"], r"labels of 0 numbers (cond=, camera_condition=)"),
+        (["camera_condition=true"], "cameras of size 0, not 3 (camera_condition=)"),
+        (["cond=true"], "labels of size 0, not 2 (cond=)"),
+        (
+            ["cond=true", "camera_condition=true"],
+            "labels of size 0, not 2 (cond=) cameras of size 0, not 3 (camera_condition=)",
+        ),
         (
             ["resolution=8", "model.generator.rendering.resolution=4"],
             "resolution=16 model.generator.rendering.resolution=8",
@@ -44,7 +49,8 @@ def finished(tmp_path_factory):
 def test_options_that_differ_from_those_of_a_snapshot_are_named(finished, tmp_path, words, named):
     write_frames(tmp_path / "data")
     cameras = [[f"split/video_{v}", [0.1, 1.5]] for v in range(5)]
-    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"cameras": cameras}))
+    labels = [[f"split/video_{v}", v % 2] for v in range(5)]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"cameras": cameras, "labels": labels}))
     with pytest.raises(UserError, match="does not fit") as caught:
         make_plan(tmp_path, f"resume={finished}", *words)
     assert str(caught.value).endswith(f"These options differ: it was trained with {named}")
