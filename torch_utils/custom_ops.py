@@ -279,7 +279,7 @@ def _try(name: str, device_type: str) -> Any | str:
 
 
 def load_library(label: str, recipe: op_build.BuildRecipe, loader: Any) -> Any:
-    """Build and load; a cached library that does not load (e.g. a damaged file) is rebuilt once."""
+    """Build and load; a cached library that is damaged is rebuilt once."""
     path = op_build.build(label, recipe)
     try:
         return loader(str(path))
@@ -289,6 +289,11 @@ def load_library(label: str, recipe: op_build.BuildRecipe, loader: Any) -> Any:
             raise BuildError(
                 f"{path} does not load ({reason}): if that folder may not hold programs (mount option noexec), let "
                 f"{op_build.CACHE_VARIABLE} name another."
+            ) from error
+        if op_build.is_as_built(path):  # every other build would be the same
+            raise BuildError(
+                f"{path} does not load ({reason}): it may need another compiler, such as CXX=/usr/bin/g++ or that of "
+                "the environment which Python is from."
             ) from error
         shutil.rmtree(path.parent, ignore_errors=True)
         path = op_build.build(label, recipe)

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pathlib import Path
 import torch
 
 from dnnlib import exclusive_lock, file_identity
-from dnnlib.downloads import absolute_setting, cache_folder
+from dnnlib.downloads import absolute_setting, cache_folder, sha256_of
 
 __all__ = [
     "BuildError",
@@ -114,8 +115,10 @@ def cuda_home() -> Path | None:
 
 def ninja_command() -> str | None:
     """The ninja executable of the installed package, else one on the PATH."""
-    beside_python = Path(sys.executable).parent / "ninja"
-    return str(beside_python) if beside_python.is_file() else shutil.which("ninja")
+    for folder in (Path(sys.executable).parent, Path(sysconfig.get_path("scripts", f"{os.name}_user"))):
+        if (folder / "ninja").is_file():
+            return str(folder / "ninja")
+    return shutil.which("ninja")
 
 
 def _output(command: tuple[str, ...]) -> str:
@@ -190,10 +193,10 @@ def recipe(
         capabilities = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
     kernels = (*_nvcc_command(home, capabilities), f"-ccbin={_host_compiler(compiler)}")
     runtime = home / ("lib64" if (home / "lib64").is_dir() else "lib")
-    objects = (
-        (kernels, folder / f"{name}.cu"),
-        ((*binding, f"-isystem{home / 'include'}"), folder / f"{name}_cuda.cpp"),
-    )
+    # Named as such, the system's own folder would come before that of the C++ library, whose headers include it next.
+    headers = home / "include"
+    toolkit = () if headers.resolve() == Path("/usr/include") else (f"-isystem{headers}",)
+    objects = ((kernels, folder / f"{name}.cu"), ((*binding, *toolkit), folder / f"{name}_cuda.cpp"))
     link = (*shared, *libraries, "-lc10_cuda", f"-L{runtime}", f"-Wl,-rpath,{runtime}", "-lcudart")
     return BuildRecipe(objects, link, (features, torch.__version__, compiler_version((str(home / "bin" / "nvcc"),))))
 
@@ -214,6 +217,7 @@ def _nvcc_command(home: Path, capabilities: Sequence[tuple[int, int]]) -> tuple[
 # The cache of libraries
 
 CACHE_VARIABLE = "VIDEO3D_OPS_CACHE"
+DIGEST = "library.sha256"  # beside a library: that of its file
 
 _running: set[subprocess.Popen[str]] = set()
 
@@ -276,6 +280,14 @@ def build(label: str, recipe: BuildRecipe) -> Path:
         ) from error
 
 
+def is_as_built(library: Path) -> bool:
+    """True if a library in the cache is what the compiler made; False if it is damaged, or that is not known."""
+    try:
+        return (library.parent / DIGEST).read_text() == sha256_of(library)
+    except OSError:
+        return False
+
+
 def interrupt() -> None:
     """End the builds that other threads of this process have begun: for them they have failed."""
     for process in list(_running):
@@ -315,6 +327,7 @@ def _build_in_place(cache: Path, name: str, recipe: BuildRecipe, log: Path) -> N
         shutil.rmtree(temporary, ignore_errors=True)
         return
     log.unlink(missing_ok=True)
+    (temporary / DIGEST).write_text(sha256_of(temporary / "library.so"))
     shutil.rmtree(cache / name, ignore_errors=True)
     os.replace(temporary, cache / name)
 
@@ -340,9 +353,15 @@ def _ninja_path(path: Path) -> str:
     return re.sub(r"([$ :])", r"$\1", str(path))
 
 
+# Of compilers, nvcc and linkers; a linker's own line comes before the summary of the compiler that called it.
+FIRST_ERROR = re.compile(r"\b(fatal )?error\b\s*(#\d+)?:|: error|undefined|\bfatal\s*:|cannot find")
+
+
 def _first_error(log: Path) -> str:
     """The first error in a compiler's output, without the folders of file paths."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    found = next((line for line in lines if re.search(r"\b(fatal )?error\b\s*(#\d+)?:|: error|undefined", line)), None)
-    found = found or next((line for line in lines if not line.startswith(("ninja:", "[", "FAILED"))), "unknown error")
+    # ninja prints the command, after the name of its result.
+    lines = [line for before, line in zip(["", *lines], lines) if not before.startswith("FAILED")]
+    lines = [line for line in lines if not line.startswith(("ninja:", "[", "FAILED"))]
+    found = next((line for line in lines if FIRST_ERROR.search(line)), lines[0] if lines else "unknown error")
     return re.sub(r"^/\S*/", "", found)

@@ -287,6 +287,64 @@ def test_a_library_that_does_not_load_even_anew(unloadable, loader):
     assert builds == ["toy", "toy"]
 
 
+@LOADERS
+@needs_compiler
+def test_a_library_for_another_system_is_built_once(sources, monkeypatch, loader):
+    """For instance by the system's compiler, whose C++ library is newer than that of Python's environment."""
+    reason = "libstdc++.so.6: version `GLIBCXX_3.4.99' not found"
+
+    def refuse(self, *args, **kwargs):
+        raise OSError(reason)
+
+    recipe = toy_recipe(sources)
+    path = op_build.build("toy", recipe)
+    made = path.stat().st_mtime_ns
+    monkeypatch.setattr(ctypes.CDLL, "__init__", refuse)
+    for _ in range(2):
+        with pytest.raises(BuildError) as caught:
+            custom_ops.load_library("toy", recipe, loader)
+        assert str(caught.value) == (
+            f"{path} does not load ({reason}): it may need another compiler, such as CXX=/usr/bin/g++ or that of the "
+            "environment which Python is from."
+        )
+    assert path.stat().st_mtime_ns == made
+
+
+FAILED = "[1/3] nvcc -O3 -c /a/toy.cu -o 0.o\nFAILED: [code=1] 0.o\nnvcc -O3 -c /a/toy.cu -o 0.o\n"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "output, error",
+    [
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_150'\n", "nvcc fatal   : Unsupported gpu architecture"),
+        (
+            "/usr/bin/ld: cannot find -lcudart: No such file\ncollect2: error: ld returned 1\n",
+            "ld: cannot find -lcudart",
+        ),
+        ("Killed\n", "Killed"),
+        ("", "unknown error"),
+    ],
+)
+def test_the_first_error_of_other_tools(sources, monkeypatch, cache, output, error):
+    def run(cache, name, recipe, log):
+        log.write_text(f"{FAILED}{output}ninja: build stopped: subcommand failed.\n")
+
+    monkeypatch.setattr(op_build, "_build_in_place", run)
+    with pytest.raises(BuildError) as failure:
+        op_build.build("toy", toy_recipe(sources))
+    assert str(failure.value).startswith(error)
+
+
+@needs_compiler
+def test_a_toolkit_among_the_system_headers(monkeypatch, tmp_path):
+    """As Debian's package: with -isystem/usr/include, g++ does not find the headers of C."""
+    for home, there in (("/usr", False), (tmp_path, True)):
+        monkeypatch.setattr(op_build, "cuda_home", lambda home=home: Path(home))
+        objects = op_build.recipe("bias_act", "cuda", capabilities=[(9, 0)]).objects
+        assert (f"-isystem{home}/include" in objects[1][0]) == there
+
+
 @needs_compiler
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, sources):
     (tmp_path / "file").write_text("")
