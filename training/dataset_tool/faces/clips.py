@@ -71,6 +71,11 @@ class FaceClip:
         return self.first + len(self.sides)
 
     @property
+    def found(self) -> np.ndarray:
+        """Mask [frames] of those with a detection."""
+        return np.isfinite(self.scores)
+
+    @property
     def side(self) -> float:
         return float(np.median(self.sides))
 
@@ -144,26 +149,20 @@ def select_clips(video: VideoDetections, names: list[str], selection: Selection)
     found: list[FaceClip] = []
     largest = 0.0
     for track in tracks:
-        head, present = _head_of(track, names)
+        head = _head_of(track, names)
         if head is None:
             left_out["not fitted by a head"] += len(track.frames)
             continue
         largest = max(largest, float(head.sides.max()))
         usable = np.ones(len(head.sides), dtype=bool)
         for reason, wrong in _faults(head, selection, video.size):
-            left_out[reason] += int((wrong & usable & present).sum())
+            left_out[reason] += int((wrong & usable & head.found).sum())
             usable &= ~wrong
         for run in _runs(usable):
             for piece in [run] if selection.follow else _steady(head, run):
-                scores = head.scores[piece.start : piece.stop][present[piece.start : piece.stop]]
-                if piece.stop - piece.start < selection.min_frames or not len(scores):
-                    left_out["too short"] += len(scores)
-                elif np.median(scores) < selection.min_score:
-                    left_out["uncertain"] += len(scores)
-                else:
-                    found.append(_part(head, piece))
+                found += _accepted(_part(head, piece), selection, left_out)
     if selection.which == "largest":
-        found = _largest(found, left_out)
+        found = _largest(found, selection, left_out)
     found.sort(key=lambda clip: (clip.first, -clip.side))
     return VideoClips(
         frames=len(video.frames),
@@ -215,8 +214,8 @@ def write_box_file(
 # Steps
 
 
-def _head_of(track: Track, names: list[str]) -> tuple[FaceClip | None, np.ndarray]:
-    """The head in every frame of a track, and the frames [frames] in which it was found; None if nothing fits."""
+def _head_of(track: Track, names: list[str]) -> FaceClip | None:
+    """The head in every frame of a track; None if nothing fits."""
     frames, rows, scores = [], [], []
     for frame, detection in zip(track.frames, track.detections):
         if detection.points is None:  # a person: the box itself
@@ -231,17 +230,15 @@ def _head_of(track: Track, names: list[str]) -> tuple[FaceClip | None, np.ndarra
             frames.append(frame)
             scores.append(detection.score)
     if not rows:
-        return None, np.zeros(0, dtype=bool)
+        return None
     values, every = np.array(rows), np.arange(frames[0], frames[-1] + 1)
     if values.shape[1] > 3:
         values[:, 5] = np.unwrap(values[:, 5])
     filled = np.stack([np.interp(every, frames, column) for column in values.T], axis=1)
     angles = filled[:, 3:] if filled.shape[1] > 3 else None
-    present = np.isin(every, frames)
     every_score = np.full(len(every), np.nan)
-    every_score[present] = scores
-    head = FaceClip(first=frames[0], centers=filled[:, :2], sides=filled[:, 2], angles=angles, scores=every_score)
-    return head, present
+    every_score[np.isin(every, frames)] = scores
+    return FaceClip(first=frames[0], centers=filled[:, :2], sides=filled[:, 2], angles=angles, scores=every_score)
 
 
 def _faults(head: FaceClip, selection: Selection, size: tuple[int, int]) -> list[tuple[str, np.ndarray]]:
@@ -291,14 +288,28 @@ def _part(head: FaceClip, piece: range) -> FaceClip:
     )
 
 
-def _largest(clips: list[FaceClip], left_out: collections.Counter) -> list[FaceClip]:
-    """Clips that are not beside a larger face."""
+def _accepted(clip: FaceClip, selection: Selection, left_out: collections.Counter) -> list[FaceClip]:
+    """The clip if it is long and certain enough; otherwise nothing, and its detections are counted."""
+    scores = clip.scores[clip.found]
+    if len(clip.sides) < selection.min_frames or not len(scores):
+        left_out["too short"] += len(scores)
+    elif np.median(scores) < selection.min_score:
+        left_out["uncertain"] += len(scores)
+    else:
+        return [clip]
+    return []
+
+
+def _largest(clips: list[FaceClip], selection: Selection, left_out: collections.Counter) -> list[FaceClip]:
+    """Clips without the frames in which there is a larger face."""
     kept: list[FaceClip] = []
     for clip in sorted(clips, key=lambda item: -item.side):
-        if all(clip.first >= other.stop or clip.stop <= other.first for other in kept):
-            kept.append(clip)
-        else:
-            left_out["beside a larger face"] += len(clip.sides)
+        alone = np.ones(len(clip.sides), dtype=bool)
+        for other in kept:
+            alone[max(other.first - clip.first, 0) : max(other.stop - clip.first, 0)] = False
+        left_out["beside a larger face"] += int((clip.found & ~alone).sum())
+        for run in _runs(alone):
+            kept += _accepted(_part(clip, run), selection, left_out)
     return kept
 
 

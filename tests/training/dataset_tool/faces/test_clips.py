@@ -75,6 +75,26 @@ def test_several_people():
     assert sorted(round(float(np.median(clip.angles[:, 0])), 6) for clip in everyone.clips) == [-0.1, 0.1]
 
 
+def test_a_larger_face_for_a_moment_takes_only_its_frames():
+    frames = [[head(center=(40, 50))] for _ in range(100)]
+    for k in range(45, 65):
+        frames[k] = [head(center=(40, 50)), head(center=(110, 50), side=48)]
+    frames[50] = frames[50][1:]  # interpolated there
+    found = clips_of(frames)
+    assert spans(found) == [(0, 45), (45, 65), (65, 100)] and found.left_out == {"beside a larger face": 19}
+    assert [clip.side for clip in found.clips] == pytest.approx([42, 48, 42])
+    long = clips_of(frames, min_frames=20)
+    assert spans(long) == spans(found)
+    longer = clips_of([*frames[30:], *frames[:10]], min_frames=20)  # the first 15 frames are too few
+    assert spans(longer) == [(15, 35), (35, 80)]
+    assert longer.left_out == {"beside a larger face": 19, "too short": 15}
+    for k in range(45):  # the median of all 80 is certain, that of the first 45 is not
+        frames[k] = [head(center=(40, 50), score=0.6)]
+    uncertain = clips_of([*frames, *[[head(center=(40, 50))]] * 20])
+    assert spans(uncertain) == [(45, 65), (65, 120)]
+    assert uncertain.left_out == {"beside a larger face": 19, "uncertain": 45}
+
+
 def test_faces_that_cross_are_not_confused():
     """One looks left, one right: no clip may hold both."""
     frames = [[head(0.4, center=(20 + 2 * k, 50)), head(-0.4, center=(160 - 2 * k, 52))] for k in range(71)]
