@@ -31,6 +31,11 @@ __all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_rema
 STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\((?P<about>.*?)\))?, \d+x\d+")
 COLOURS = re.compile(r"(?P<matrix>[\w-]+)/(?P<primaries>[\w-]+)/(?P<transfer>[\w-]+)")
 INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first")
+ROTATED = "Display Matrix: "
+# A track's header in a MOV file, with the first two rows of the matrix.
+TRACK_HEADER = re.compile(rb"tkhd.{40}(?P<rows>.{24})", re.DOTALL)
+QUARTER_TURNS = {(1, -1): "clock", (-1, 1): "cclock", (-1, -1): "clock_flip", (1, 1): "cclock_flip"}
+STRAIGHT = 0.017  # tangent of one degree
 FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) fps\b")
 SAME_RATE = 0.01  # relative difference of a rate that time stamps confirm
 # Pixel formats with alpha, and RGB formats: the frames of a stream of PNGs, for instance, may differ in it.
@@ -100,6 +105,7 @@ class VideoInfo:
         decoder: The decoder to request because ffmpeg's default ignores alpha; None for the default.
         colours: Matrix, primaries and transfer of the stream, by ffmpeg's names; None if they are all the same.
         interlaced: True if frames are interlaced, or may be.
+        turning: ffmpeg's filters for the rotation of deinterlaced frames by the metadata; None if they are unknown.
         more_streams: True if there are other video streams, which are not decoded.
         picture: True for a camera's JPEG: others in it are previews, gain maps, or those of another eye.
         dolby_vision: True for colours that only Dolby Vision can decode.
@@ -114,6 +120,7 @@ class VideoInfo:
     decoder: str | None = None
     colours: tuple[str, ...] | None = None
     interlaced: bool = False
+    turning: tuple[str, ...] | None = ()
     more_streams: bool = False
     picture: bool = False
     dolby_vision: bool = False
@@ -255,12 +262,34 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
         decoder=decoder,
         colours=None if colours is None else colours.groups(),
         interlaced=interlaced,
+        turning=_find_turning(path) if interlaced and ROTATED in text else (),
         more_streams=len(streams) > 1,
         picture=JPEGS.search(text) is not None and not path.lower().endswith(MOVIE_SUFFIXES),
         dolby_vision=DOLBY_VISION.search(text) is not None,
         timing=timing,
         untimed=untimed,
     )
+
+
+def _find_turning(path: str) -> tuple[str, ...] | None:
+    """ffmpeg's filters for the rotation in a file's metadata; None if it is not by quarter turns, or not known.
+
+    ffmpeg's description has the angle alone, which is the same for a half turn and a reflection. The matrix is in the
+    header of a MOV file that it writes.
+    """
+    options = ["-map", "0:V:0", "-c", "copy", "-frames:v", "1", "-movflags", "empty_moov+frag_keyframe", "-f", "mov"]
+    with _ffmpeg_input(path) as (source, descriptors):
+        command = [find_ffmpeg(), "-v", "error", "-nostdin", *source, *options, "pipe:1"]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=descriptors)
+    header = TRACK_HEADER.search(result.stdout)
+    if header is None:
+        return None
+    xx, xy, _, yx, yy, _ = np.frombuffer(header["rows"], dtype=">i4").astype(float)
+    if max(abs(xy), abs(yx)) < STRAIGHT * min(abs(xx), abs(yy)):
+        return (("hflip",) if xx < 0 else ()) + (("vflip",) if yy < 0 else ())
+    if max(abs(xx), abs(yy)) < STRAIGHT * min(abs(xy), abs(yx)):
+        return (f"transpose={QUARTER_TURNS[np.sign(xy), np.sign(yx)]}",)
+    return None
 
 
 def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None]:
@@ -328,6 +357,11 @@ def decode_video(
             f"Cannot decode '{path}': its colours are in Dolby Vision without a base layer in HDR10 or HLG; convert it "
             "to HDR10 or SDR first."
         )
+    if info.turning is None:
+        raise BrokenVideo(
+            f"Cannot decode '{path}': it is interlaced, and its metadata rotate it by an angle that is no quarter "
+            "turn, or cannot be read; deinterlace it first."
+        )
     remarks = Remarks(untimed=info.untimed, hdr=info.hdr, deinterlaced=info.interlaced, more_streams=info.more_streams)
     uses = None  # number of uses of each frame of the file
     if info.timing is not None:
@@ -336,6 +370,7 @@ def decode_video(
         stride, limit = 1, None if limit is None else len(uses)
     threads = 1 if info.codec in ONE_THREAD else threads
     input_options = ["-nostdin"] + ([] if info.decoder is None else ["-c:v", info.decoder])
+    input_options += ["-noautorotate"] if info.turning else []  # it would come before the filters
     command = [find_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", *input_options]
     command += [] if threads is None else ["-threads", str(threads), "-filter_threads", str(threads)]
     options = ["-map", "0:V:0", "-vf", _filters(info, stride), "-fps_mode", "passthrough"]
@@ -390,7 +425,7 @@ def _filters(info: VideoInfo, stride: int) -> str:
     if info.size is not None:
         same = f"eq({SQUARE_PIXELS},{info.size[0]})*eq(ih,{info.size[1]})"
         width = f"if({same},{info.size[0]},{TOO_WIDE})"
-    filters = [DEINTERLACED] if info.interlaced else []
+    filters = [DEINTERLACED, *info.turning] if info.interlaced else []  # fields are lines of frames as they are stored
     filters += [] if stride == 1 else [rf"select=not(mod(n\,{stride}))"]
     if info.alpha:  # otherwise the colours of transparent pixels would appear
         filters.append(OVER_BLACK)

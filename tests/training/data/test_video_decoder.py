@@ -259,6 +259,51 @@ def test_interlaced_frames_are_those_of_their_first_field(field, tmp_path):
     assert np.array_equal(finish(decode_video(str(tmp_path / "a.mkv"), stride=3))[0], frames[::3])
 
 
+@pytest.fixture(scope="module")
+def interlaced(tmp_path_factory):
+    """A bar that moves from field to field."""
+    path = tmp_path_factory.mktemp("interlaced") / "a.mp4"
+    moving = "color=black:s=96x64:r=50:d=0.4,format=yuv420p,geq=lum='255*between(X-2*N,10,29)*gt(Y,9)':cb=128:cr=128"
+    coding = ["-c:v", "libx264", "-qp", 0, "-flags", "+ildct+ilme"]
+    run_ffmpeg("-f", "lavfi", "-i", f"{moving},interlace=lowpass=off:scan=tff", *coding, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "options, turned",
+    [
+        (["-display_rotation", 90], lambda frame: np.rot90(frame)),
+        (["-display_rotation", 180], lambda frame: np.rot90(frame, 2)),
+        (["-display_rotation", 270], lambda frame: np.rot90(frame, 3)),
+        (["-display_hflip"], lambda frame: frame[:, ::-1]),
+        (["-display_vflip"], lambda frame: frame[::-1]),
+        (["-display_rotation", 90, "-display_hflip"], None),
+        (["-display_rotation", 270, "-display_hflip"], None),
+    ],
+)
+def test_interlaced_frames_are_rotated_after_deinterlacing(options, turned, interlaced, tmp_path):
+    run_ffmpeg(*options, "-i", interlaced, "-c", "copy", tmp_path / "a.mp4")
+    frames, remarks = finish(decode_video(str(tmp_path / "a.mp4")))
+    upright, _ = finish(decode_video(str(interlaced)))
+    if turned is None:  # as ffmpeg rotates progressive frames
+        run_ffmpeg("-i", interlaced, "-vf", "bwdif=mode=send_frame", "-c:v", "libx264", "-qp", 0, tmp_path / "b.mp4")
+        run_ffmpeg(*options, "-i", tmp_path / "b.mp4", "-c", "copy", tmp_path / "c.mp4")
+        upright, _ = finish(decode_video(str(tmp_path / "c.mp4")))
+    expected = upright if turned is None else [turned(frame) for frame in upright]
+    assert remarks == Remarks(deinterlaced=True) and len(upright) == 10
+    assert np.array_equal(frames, expected)
+
+
+def test_interlaced_frames_at_an_odd_angle(interlaced, tmp_path):
+    run_ffmpeg("-display_rotation", 45, "-i", interlaced, "-c", "copy", tmp_path / "a.mp4")
+    with pytest.raises(BrokenVideo) as caught:
+        list(decode_video(str(tmp_path / "a.mp4")))
+    assert str(caught.value) == (
+        f"Cannot decode '{tmp_path}/a.mp4': it is interlaced, and its metadata rotate it by an angle that is no "
+        "quarter turn, or cannot be read; deinterlace it first."
+    )
+
+
 def test_an_odd_rotation_is_no_second_stream(tmp_path, steady):
     """ffmpeg's message about it ends without a line break, and its description of the output follows."""
     run_ffmpeg("-display_rotation", 45, "-i", steady, "-c", "copy", tmp_path / "a.mp4")
