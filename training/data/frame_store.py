@@ -367,7 +367,7 @@ def describe_disorder(folder: str, pair: tuple[str, str]) -> str:
     """The end of a note on frames named by decimal numbers; see `disordered_decimals`."""
     return (
         f"in the order of the integers in their names, '{join_path(folder, pair[0])}' before '{pair[1]}': if these are "
-        "decimal numbers, write all of them with the same number of decimals"
+        "decimal numbers, write all of them with the same number of decimals, and none below 0"
     )
 
 

@@ -1,5 +1,6 @@
 """Names of files in datasets: suffixes, natural order, normalised paths, and their compact storage."""
 
+import itertools
 import posixpath
 import re
 import unicodedata
@@ -61,8 +62,10 @@ SYSTEM_FOLDERS = frozenset(
 )
 
 DIGITS = str.maketrans("123456789", "0" * 9)
-# The name of a frame that ends in a decimal number.
-DECIMAL = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+(\.(?P<decimals>[0-9]+))?)\.[^.]*", re.DOTALL)
+# The last number in the name of a frame without its suffix. A sign belongs to it unless it joins it to a word: f-0.5.
+DECIMAL = re.compile(
+    r"(?P<before>.*?)(?P<number>((?<![^_= ])[-+])?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?)(?P<after>[^0-9]*)", re.DOTALL
+)
 
 
 def natural_key(name: str) -> tuple:
@@ -82,20 +85,22 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 
 def disordered_decimals(names: Sequence[str]) -> tuple[str, str] | None:
-    """Two neighbours among the frames of a video, if they all have decimal numbers that are not in increasing order.
+    """Two successive frames of a video whose names have decimal numbers that are not in increasing order; else None.
 
-    In natural order 0.21 precedes 0.105: the numbers may be those of a section and a frame. But as times, written with
-    as many decimals as each has, they are out of order.
+    In natural order 0.21 precedes 0.105, and 0.25 precedes -0.5: the numbers may be those of a section and a frame. But
+    as times, written with as many decimals as each has, they are out of order. Of the names, the largest group that
+    differs in the number alone is compared, if it is more than half of them.
     """
     if "".join(names).count(".") <= len(names):  # no dots but those of the suffixes
         return None
-    found = [DECIMAL.fullmatch(name) for name in names]
-    if None in found or len({match["before"] for match in found}) > 1:
+    groups: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for name in names:
+        if match := DECIMAL.fullmatch(name.rpartition(".")[0]):
+            groups.setdefault((match["before"], match["after"]), []).append((name, float(match["number"])))
+    largest = max(groups.values(), key=len, default=[])
+    if 2 * len(largest) <= len(names):
         return None
-    if len({len(match["decimals"] or "") for match in found}) == 1:
-        return None
-    numbers = [float(match["number"]) for match in found]
-    return next(((names[i], names[i + 1]) for i in range(len(names) - 1) if numbers[i] > numbers[i + 1]), None)
+    return next(((a, b) for (a, earlier), (b, later) in itertools.pairwise(largest) if earlier > later), None)
 
 
 def is_hidden(name: str) -> bool:

@@ -368,7 +368,7 @@ def test_times_that_are_not_in_order_are_told(root):
         Image.new("RGB", (2, 2)).save(root / "b" / f"{round(0.105 * frame, 3)}.png")
     expected = (
         "the frames of 1 videos are in the order of the integers in their names, 'b/0.84.png' before '0.105.png': if "
-        "these are decimal numbers, write all of them with the same number of decimals"
+        "these are decimal numbers, write all of them with the same number of decimals, and none below 0"
     )
     for path in folder_and_zip(root):
         assert FrameStore(path).notes() == [expected]

@@ -36,7 +36,17 @@ def test_natural_order_of_numbers_of_any_length():
         (["0.105", "0.210"], None),  # equally many decimals
         (["0.5", "0.75"], None),  # in order
         (["a0.5", "b0.25"], None),  # two series
-        (["0.5", "0.25", "last"], None),
+        (["0.5", "0.25", "last"], ("0.5.png", "0.25.png")),  # one other picture
+        (["0.5", "0.25", "first", "last"], None),
+        (["a0.5", "a0.25", "b0.5", "b0.25"], None),
+        (["0.3s", "0.21s", "0.105s"], ("0.3s.png", "0.21s.png")),
+        (["t0.21_left", "t0.105_left"], ("t0.21_left.png", "t0.105_left.png")),
+        (["0.3", "0.21", "0.105", "5e-05"], ("0.3.png", "0.21.png")),
+        (["0.25", "0.50", "1e-05"], ("0.50.png", "1e-05.png")),
+        (["0.0", "0.25", "-0.5", "-0.25"], ("0.25.png", "-0.5.png")),
+        (["t=0.1", "t=-0.1"], ("t=0.1.png", "t=-0.1.png")),
+        (["f-0.5", "f-0.25"], ("f-0.5.png", "f-0.25.png")),  # not a sign
+        (["f-0.25", "f-0.50"], None),
         (["1", "2", "10"], None),
         ([], None),
     ],
