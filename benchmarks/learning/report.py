@@ -3,6 +3,8 @@
 import json
 import math
 import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -115,98 +117,90 @@ def _lengths(runs: list[Run]) -> str:
     return " ".join(f"--{name} {kimg:g}" for name, kimg in given.items())
 
 
+#: (figures of a snapshot, those of the scenes) → a figure as text and number.
+Figure = Callable[[dict, dict], tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """A row of the table of targets: the target is reached where the number lies between `least` and `most`."""
+
+    name: str
+    target: str  # in words
+    figure: Figure
+    least: float = -math.inf
+    most: float = math.inf
+    least_unknown: float | None = None  # for runs that do not know the cameras, if it differs
+
+    def shown(self, row: dict, scenes: dict) -> tuple[str, float] | None:
+        """The figure; None if it was not measured, or is null: nothing over nothing."""
+        try:
+            return self.figure(row, scenes)
+        except (KeyError, TypeError):
+            return None
+
+    def cell(self, row: dict, scenes: dict, *, known: bool) -> str:
+        """The figure as text, bold where the target is missed. `known`: the run knows the cameras."""
+        shown = self.shown(row, scenes)
+        least = self.least if known or self.least_unknown is None else self.least_unknown
+        return "–" if shown is None else shown[0] if least <= shown[1] <= self.most else f"**{shown[0]}**"
+
+
+def _plain(name: str, form: str) -> Figure:
+    return lambda row, scenes: (format(row[name], form), row[name])
+
+
+def _ratio(name: str) -> Figure:
+    """A ratio beside that of shuffled labels."""
+    return lambda row, scenes: (f"{row[name]:.1f}; shuffled {row['shuffled'][name]:.2f}", row[name])
+
+
+def _differences(row: dict, scenes: dict) -> tuple[str, float]:
+    """Differences of frames relative to the scenes' by lag, and the largest deviation."""
+    ratios = [row["frame_differences"][str(lag)] / scenes["frame_differences"][str(lag)] for lag in LAGS]
+    return ", ".join(f"{ratio - 1:+.0%}" for ratio in ratios), max(abs(ratio - 1) for ratio in ratios)
+
+
+def _outlines(row: dict, scenes: dict) -> tuple[str, float]:
+    """Number and fraction of outlines that agree."""
+    agree = sum(value >= OUTLINE for value in row["outlines"])
+    return f"{agree} of {len(row['outlines'])}", agree / len(row["outlines"])
+
+
+MEASURES = (
+    _Measure("thousands of videos", "", _plain("kimg", ".0f")),
+    _Measure("rfvd", f"≤ {RFVD_BEFORE:g}", _plain("rfvd", ".1f"), most=RFVD_BEFORE),
+    _Measure("motion: difference in moving / static regions", "≥ 5", _ratio("motion_ratio"), least=5),
+    _Measure("content: difference between contents / between motions", "≥ 5", _ratio("content_ratio"), least=5),
+    _Measure(
+        f"differences of frames {', '.join(map(str, LAGS))} apart, relative to real videos",
+        "within 25 %", _differences, most=0.25,
+    ),
+    _Measure(
+        f"warping by ±{VIEW_ANGLE:g}°: error of the best-fitting plane / of the depth",
+        f"≥ {WARP_RATIO:g}; cameras unknown ≥ {WARP_RATIO_UNKNOWN:g}", _plain("warp_ratio", ".2f"),
+        least=WARP_RATIO, least_unknown=WARP_RATIO_UNKNOWN,
+    ),
+    _Measure(
+        "correlation of the mean depth with the ground truth", "≥ 0.9", _plain("depth_correlation", ".2f"), least=0.9
+    ),
+    _Measure("… of its residual to the best-fitting plane", "≥ 0.85", _plain("relief_correlation", ".2f"), least=0.85),
+    _Measure("convex faces", "100 %", _plain("convex_share", ".0%"), least=1),
+    _Measure(f"mesh outlines of IoU ≥ {OUTLINE:g}", "≥ 38 of 40", _outlines, least=0.95),
+)  # fmt: skip
+
+
 def _targets(runs: list[Run], results: dict[str, list[dict]], scenes: dict) -> str:
     """Every measure with its target, for each run of full length and the scenes; missed ones are bold."""
-
-    def differences(row: dict) -> tuple[str, float]:
-        ratios = [row["frame_differences"][str(lag)] / scenes["frame_differences"][str(lag)] for lag in LAGS]
-        return ", ".join(f"{ratio - 1:+.0%}" for ratio in ratios), max(abs(ratio - 1) for ratio in ratios)
-
-    def outlines(row: dict) -> tuple[str, float]:
-        agree = sum(value >= OUTLINE for value in row["outlines"])
-        return f"{agree} of {len(row['outlines'])}", agree / len(row["outlines"])
-
-    lag_names = ", ".join(map(str, LAGS))
-    ratio = f"warping by ±{VIEW_ANGLE:g}°: error of the best-fitting plane / of the depth"
-    # Name, target in words, function from a row to its figure as text and number, and test of the number.
-    measures = [
-        (
-            "thousands of videos",
-            "",
-            lambda row: (f"{row['kimg']:.0f}", row["kimg"]),
-            lambda x, known: True,
-        ),
-        (
-            "rfvd",
-            f"≤ {RFVD_BEFORE:g}",
-            lambda row: (f"{row['rfvd']:.1f}", row["rfvd"]),
-            lambda x, known: x <= RFVD_BEFORE,
-        ),
-        (
-            "motion: difference in moving / static regions",
-            "≥ 5",
-            lambda row: _ratio(row, "motion_ratio"),
-            lambda x, known: x >= 5,
-        ),
-        (
-            "content: difference between contents / between motions",
-            "≥ 5",
-            lambda row: _ratio(row, "content_ratio"),
-            lambda x, known: x >= 5,
-        ),
-        (
-            f"differences of frames {lag_names} apart, relative to real videos",
-            "within 25 %",
-            differences,
-            lambda x, known: x <= 0.25,
-        ),
-        (
-            ratio,
-            f"≥ {WARP_RATIO:g}; cameras unknown ≥ {WARP_RATIO_UNKNOWN:g}",
-            lambda row: (_number(row["warp_ratio"], 2), row["warp_ratio"]),
-            lambda x, known: x >= (WARP_RATIO if known else WARP_RATIO_UNKNOWN),
-        ),
-        (
-            "correlation of the mean depth with the ground truth",
-            "≥ 0.9",
-            lambda row: (_number(row["depth_correlation"], 2), row["depth_correlation"]),
-            lambda x, known: x >= 0.9,
-        ),
-        (
-            "… of its residual to the best-fitting plane",
-            "≥ 0.85",
-            lambda row: (_number(row["relief_correlation"], 2), row["relief_correlation"]),
-            lambda x, known: x >= 0.85,
-        ),
-        (
-            "convex faces",
-            "100 %",
-            lambda row: (f"{row['convex_share']:.0%}", row["convex_share"]),
-            lambda x, known: x >= 1,
-        ),
-        (f"mesh outlines of IoU ≥ {OUTLINE:g}", "≥ 38 of 40", outlines, lambda x, known: x >= 0.95),
-    ]
     present = [run for run in runs if results[run.name]]
     lines = [
         f"| measure | target | {' | '.join(run.title for run in present)} | ground truth |",
         "| :-- | --: |" + " --: |" * (len(present) + 1),
     ]
-    for name, target, figure, reached in measures:
-        cells = []
-        for run in present:
-            row = results[run.name][-1]
-            try:
-                text, value = figure(row)
-                missed = not reached(value, KNOWN_CAMERAS in run.overrides)
-            except (KeyError, TypeError):  # not measured, or null: nothing over nothing
-                cells.append("–")
-                continue
-            cells.append(f"**{text}**" if missed else text)
-        try:
-            truth = figure(scenes)[0] if figure is not differences else ""
-        except (KeyError, TypeError):
-            truth = ""
-        lines.append(f"| {name} | {target} | {' | '.join(cells)} | {truth} |")
+    for measure in MEASURES:
+        cells = [measure.cell(results[run.name][-1], scenes, known=KNOWN_CAMERAS in run.overrides) for run in present]
+        truth = None if measure.figure is _differences else measure.shown(scenes, scenes)
+        lines.append(f"| {measure.name} | {measure.target} | {' | '.join(cells)} | {truth[0] if truth else ''} |")
     missing = [run.title for run in runs if not results[run.name]]
     more = f"\nNot trained yet: {', '.join(missing)}.\n" if missing else ""
     text = (
@@ -214,10 +208,6 @@ def _targets(runs: list[Run], results: dict[str, list[dict]], scenes: dict) -> s
         "density prior, reached after 24 thousand videos."
     )
     return f"\n## Targets\n\n{textwrap.fill(text, 120)}\n\n" + "\n".join(lines) + "\n" + more
-
-
-def _ratio(row: dict, name: str) -> tuple[str, float]:
-    return f"{row[name]:.1f}; shuffled {row['shuffled'][name]:.2f}", row[name]
 
 
 def _distribution(main: list[dict], curve: str, samples: str, scenes: dict, videos: int) -> str:

@@ -170,3 +170,10 @@ def test_a_run_without_any_surface_is_reported():
     cells = {line.split(" | ")[0].strip("| "): line.split(" | ")[2] for line in table.splitlines() if " | " in line}
     assert cells["convex faces"] == cells["correlation of the mean depth with the ground truth"] == "–"
     assert cells["rfvd"] == "**8.1**" and cells["thousands of videos"] == "24"
+
+
+def test_less_is_asked_of_warping_where_cameras_are_unknown():
+    row = {"warp_ratio": 1.4}
+    known, unknown = runs.Run("known", "known", 24, (runs.KNOWN_CAMERAS,)), runs.Run("unknown", "unknown", 24)
+    table = report._targets([known, unknown], {"known": [row], "unknown": [row]}, {"warp_ratio": 2.0})
+    assert "| ≥ 1.6; cameras unknown ≥ 1.3 | **1.40** | 1.40 | 2.00 |" in table
