@@ -1,8 +1,12 @@
 """The number of files that a reader of one frame, one training step and one dry run passes through."""
 
+import functools
+
 import pytest
 
 from benchmarks.files_entered import COUNTS, count_files
+
+count = functools.cache(count_files)
 
 # At most so many files, and some that must be among them.
 LIMITS = {
@@ -15,7 +19,7 @@ LIMITS = {
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_few_files_are_entered(name):
-    files = count_files(name)
+    files = count(name)
     most, some = LIMITS[name]
     assert some <= set(files)
     assert len(files) <= most, files
@@ -23,4 +27,4 @@ def test_few_files_are_entered(name):
 
 def test_a_dry_run_imports_nothing_that_it_does_not_use():
     rooms = ("training/published/", "training/synthetic/", "training/monitoring/", "training/inference/")
-    assert [name for name in count_files("dry run, imports too") if name.startswith(rooms)] == []
+    assert [name for name in count("dry run, imports too") if name.startswith(rooms)] == []
