@@ -1,10 +1,8 @@
 """Stages of whole networks: measured evaluations and losses of the published models, and rendering."""
 
 import tempfile
-import zlib
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.gpu.phases import PRECISIONS
@@ -20,14 +18,9 @@ from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.launch.idle_options import check_precision
 from training.loss import GanLoss
-from training.published.state_dict import map_discriminator_name, map_generator_name
 
 __all__ = ["goldens", "rendering"]
 
-# Bounds of the tests in float32 (tests/training).
-EVALUATION = {"max": 5e-4, "mean": 2e-5}
-LOSS_TOLERANCE = {"Gmain": 5e-4, "Greg": 3e-3, "Dmain": 5e-4, "Dreg": 5e-4}
-NORM_TOLERANCE = {"Gmain": 2e-3, "Greg": 2e-2, "Dmain": 2e-3, "Dreg": 2e-3}
 GOLDEN_PRECISIONS = {"float32": (False, False), "TF32": (True, False), "TF32 + fp16": (True, True)}  # TF32, half
 
 
@@ -46,7 +39,8 @@ def goldens(bench: Bench) -> None:
     if not (ROOT / "tests" / "goldens").is_dir():
         bench.record.fail("goldens", "There is no folder tests/ with the measured values: run this in a full checkout.")
         return
-    from tests.goldens.evaluation import CASES, case_generator, case_inputs
+    from tests.goldens.evaluation import CASES, EVALUATION, case_generator, case_inputs
+    from tests.goldens.measured_losses import LOSS_TOLERANCE
     from tests.goldens.networks import golden_arrays
     from tests.goldens.subsets import at_pixels
 
@@ -75,8 +69,8 @@ def goldens(bench: Bench) -> None:
                     if name == "float32":
                         compared += 1
                         good = all(
-                            cells[f"{what}, {kind}"] <= EVALUATION[kind]
-                            for what in ("img", "img_nerf") for kind in EVALUATION
+                            cells[f"{what}, {kind}"] <= EVALUATION[bound]
+                            for what in ("img", "img_nerf") for kind, bound in (("max", "absolute"), ("mean", "mean"))
                         )  # fmt: skip
                         passed += good
                         verdict = "pass" if good else "FAIL"
@@ -103,11 +97,18 @@ def goldens(bench: Bench) -> None:
 
 def _golden_phase(bench: Bench, phase: str, name: str, half: bool) -> bool:
     """Losses, norms and inner products of the gradients of one phase; True if all are within the tests' bounds."""
-    from tests.goldens.measured_losses import FILE, Reports, expected_reports, real_batch, recorded_draws
-    from tests.goldens.networks import golden_arrays, paper_discriminators, paper_generator
+    from tests.goldens.measured_losses import (
+        LOSS_TOLERANCE,
+        Reports,
+        compare_gradients,
+        expected_reports,
+        real_batch,
+        recorded_draws,
+    )
+    from tests.goldens.networks import paper_discriminators, paper_generator
     from tests.streams import Tape
 
-    arrays, device = golden_arrays(FILE), bench.device
+    device = bench.device
     generator, discriminators = paper_generator("taichi").train().to(device), paper_discriminators("taichi").to(device)
     resolutions = {d: d.fp16_resolutions for d in discriminators.modules() if hasattr(d, "fp16_resolutions")}
     if not half:
@@ -125,31 +126,18 @@ def _golden_phase(bench: Bench, phase: str, name: str, half: bool) -> bool:
     for report, expected in expected_reports(phase).items():
         found, wanted = reports[report].detach().double().flatten().cpu(), expected.double().flatten()
         losses = largest([losses, float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))])
-    network, rename = (generator, map_generator_name) if phase[0] == "G" else (discriminators, map_discriminator_name)
-    parameters = dict(network.named_parameters())
-    expected_norms, dots = arrays[f"{phase}/grad_norms"], arrays[f"{phase}/grad_dots"]
-    floor, tolerance = (1e-4 if phase == "Dreg" else 1e-6) * float(expected_norms.max()), NORM_TOLERANCE[phase]
-    norms, off, nonfinite = 0.0, [], 0
-    for key, norm, dot in zip(map(str, arrays[f"{phase}/grad_names"]), expected_norms.tolist(), dots.tolist()):
-        gradient = parameters[rename(key)].grad
-        gradient = torch.zeros(1) if gradient is None else gradient.double().flatten().cpu()
-        nonfinite += int((~gradient.isfinite()).sum())
-        direction = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF).randn(gradient.numel())
-        inner = float(gradient @ torch.from_numpy(direction)) if gradient.numel() > 1 or norm > 0 else 0.0
-        difference = abs(float(gradient.norm()) - norm)
-        if norm > 1e3 * floor:
-            norms = largest([norms, difference / norm])
-        if not (difference <= max(tolerance * norm, floor) and abs(inner - dot) <= 4 * tolerance * norm + floor):
-            off.append(key)
-    good = losses <= LOSS_TOLERANCE[phase] and not off
+    gradients = compare_gradients(phase, generator if phase[0] == "G" else discriminators)
+    good = losses <= LOSS_TOLERANCE[phase] and not gradients.beyond
     bench.record.row(
         "Phases of the TaiChi model: relative differences from the original",
-        phase=phase, precision=name, losses=losses, largest_norm=norms,
-        gradients_beyond_bounds=f"{len(off)} of {len(expected_norms)}", non_finite=nonfinite,
+        phase=phase, precision=name, losses=losses, largest_norm=gradients.largest_norm,
+        gradients_beyond_bounds=f"{len(gradients.beyond)} of {gradients.count}", non_finite=gradients.nonfinite,
         verdict=("pass" if good else "FAIL") if name == "float32" else "reported",
     )  # fmt: skip
     if name == "float32" and not good:
-        bench.record.fail(phase, f"losses off by {losses:.2e}, gradients beyond the bounds: {', '.join(off[:8])}")
+        bench.record.fail(
+            phase, f"losses off by {losses:.2e}, gradients beyond the bounds: {', '.join(list(gradients.beyond)[:8])}"
+        )
     return good
 
 
