@@ -1,6 +1,5 @@
 """Native operators on processors with narrower vectors than this one's."""
 
-import os
 import platform
 import subprocess
 import sys
@@ -21,18 +20,19 @@ TESTS = [f"tests/torch_utils/test_{name}.py" for name in ("conv3x3", "fused_mlp"
 
 
 @pytest.mark.parametrize("extension", ["avx512f", "avx"])
-def test_operators_on_vectors_are_right_with_narrower_ones(extension, tmp_path):
-    flag = f"-mno-{extension}"
+def test_operators_on_vectors_are_right_with_narrower_ones(extension, monkeypatch):
+    """The compiler is part of a library's key: the cache keeps these builds beside the usual ones."""
     features, _ = op_build.recipe("winograd", "cpu").versions
     if f"#define __{extension.upper()}__" not in features:
         pytest.skip(f"without {extension} already: the operators' own tests are the same")
-    environment = os.environ | {
-        "CXX": f"{op_build.cxx_compiler()[0]} {flag}",
-        "VIDEO3D_OPS_CACHE": str(tmp_path),
-    }
+    usual = op_build.library_path("winograd-cpu", op_build.recipe("winograd", "cpu"))
+    monkeypatch.setenv("CXX", f"{op_build.cxx_compiler()[0]} -mno-{extension}")
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
-        cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=600,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
-    assert any(tmp_path.rglob("*winograd*")), "built for this test"
+    narrow = op_build.recipe("winograd", "cpu")
+    assert f"#define __{extension.upper()}__" not in narrow.versions[0]
+    library = op_build.library_path("winograd-cpu", narrow)
+    assert library.exists() and library != usual
