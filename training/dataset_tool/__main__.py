@@ -106,7 +106,7 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
 @click.option("--skip-broken", is_flag=True, help="Leave out videos that cannot be decoded.")
 @click.option("--check", type=PATH, metavar="DATASET", help="Do not convert, but check a dataset.")
 @click.option("--histogram", type=PATH, metavar="PNG", help="With --check: draw the distribution of the cameras.")
-@click.option("--preview", type=PATH, metavar="PNG", 
+@click.option("--preview", type=PATH, metavar="PNG",
               help="Show OUT (or the dataset SOURCE, or the faces) in one image.")  # fmt: skip
 def main(
     source: str | None,
