@@ -471,10 +471,11 @@ class GanLoss:
         For small frames that is faster; for large ones it would double the memory. Results are the same because
         `_interleaved` keeps groups apart, but only whole ones, and only those of our own discriminators.
         """
+        if type_before_parametrizations(self.discriminator) is not TimeAwareDiscriminators:
+            return False
         parts = [part for part in (self.discriminator.video, self.discriminator.image) if part is not None]
         return (
-            type_before_parametrizations(self.discriminator) is TimeAwareDiscriminators
-            and all(type_before_parametrizations(part) is Discriminator for part in parts)
+            all(type_before_parametrizations(part) is Discriminator for part in parts)
             and all(type_before_parametrizations(part.epilogue) is DiscriminatorEpilogue for part in parts)
             and all(len(batch) % part.epilogue.mbstd_group == 0 for part in parts)
             and batch.frames[:, :, 0].numel() <= ONE_PASS

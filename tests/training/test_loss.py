@@ -319,6 +319,30 @@ def test_own_discriminators_judge_generated_and_real_frames_apart(part):
     assert samples == [2, 2]
 
 
+def test_a_discriminator_of_the_users_own_needs_no_network_named_video():
+    class Plain(torch.nn.Module):
+        resolution, c_dim, image = 16, 0, None
+
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+            self.add_module(name, torch.nn.Linear(7 * 16**2, 1))
+
+        def video_logits(self, frames, plane, c):
+            return getattr(self, self.name)(torch.cat([frames.flatten(1, 2), plane], dim=1).flatten(1))
+
+    found = []
+    for name in ("video", "net"):
+        torch.manual_seed(0)
+        discriminator = Plain(name)
+        loss = GanLoss(generator=build_generator(SPEC).train(), discriminator=discriminator)
+        for phase in PHASES:
+            loss.accumulate(phase, batch=real_batch(), gain=1.0, stream=RandomStream(0))
+        found.append([p.grad for p in discriminator.parameters()])
+    assert all(torch.equal(own, usual) for own, usual in zip(*found, strict=True))
+    assert all(gradient.any() for gradient in found[0])
+
+
 def test_r1():
     loss, generator, discriminators, reports = make_loss(
         diffaugment="color,translation", r1_gamma=3.0, image_weight=0.5
