@@ -24,6 +24,7 @@ after some training, it shows the background as well, and its depth is that of a
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -117,8 +118,8 @@ class GeometryMonitor:
         self.one_object = prior is not None and generator.background is not None
         prior = generator.camera_prior
         self.front = prior.at().to(self.device)
-        turns = {"yaw": _turned_fraction(*prior.yaw)}, {"pitch": _turned_fraction(*prior.pitch)}
-        self._others = [prior.at(**angle).to(self.device) for angle in turns]
+        turns = {name: _turned_fraction(getattr(prior, name, None)) for name in ("yaw", "pitch")}
+        self._others = [prior.at(**{name: fraction}).to(self.device) for name, fraction in turns.items()]
 
     @property
     def turned(self) -> Cameras | None:
@@ -153,9 +154,13 @@ class GeometryMonitor:
         return f"warning: at {cur_nimg / 1000:g} kimg {warning}. See 'Flat geometry' in docs/training.md."
 
 
-def _turned_fraction(low: float, high: float) -> float:
+def _turned_fraction(limits: Any) -> float:
     """The fraction of a range, for `CameraPrior.at`, at its end, but at most a right angle from its middle.
 
-    The end of a range of a whole turn is the back view, in which there is little parallax.
+    The end of a range of a whole turn is the back view, in which there is little parallax. A prior of the user's own
+    need not have ranges.
     """
-    return 0.5 + min(0.5, math.pi / 2 / (high - low)) if high > low else 1.0
+    match limits:
+        case (low, high) if high > low:
+            return 0.5 + min(0.5, math.pi / 2 / (high - low))
+    return 1.0

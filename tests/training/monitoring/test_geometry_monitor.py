@@ -20,6 +20,7 @@ from training.synthetic.render import render_frames
 
 PRIOR = CameraPrior(fov=18, yaw=(-0.3, 0.3), radius=(1.0, 1.0))
 FRONT, TURNED = PRIOR.at(), PRIOR.at(yaw=1.0)
+TURNED_BY_ONE = PRIOR.at_angles(1.0, math.pi / 2)  # radian
 
 
 class Slab:
@@ -172,6 +173,20 @@ def test_parallax_is_measured_at_most_a_right_angle_away(name):
     for narrower in (monitor(0.3), right):  # the end of the range
         end = narrower.generator.camera_prior.at(**{name: 1.0})
         assert torch.equal(narrower.turned.cam2world, end.cam2world)
+
+
+def test_a_prior_of_the_users_own_needs_no_ranges():
+    class Turntable:
+        def at(self, yaw=0.5, pitch=0.5):
+            return PRIOR.at_angles(2 * (yaw - 0.5), math.pi / 2)
+
+        depth_offsets = PRIOR.depth_offsets
+
+    generator = opaque_generator()
+    generator.camera_prior = Turntable()
+    log = GeometryMonitor(generator)
+    assert torch.equal(log.turned.cam2world, TURNED_BY_ONE.cam2world)
+    assert log.measure().parallax > 0
 
 
 def test_a_part_behind_the_turned_camera_is_not_called_flat():
