@@ -389,6 +389,7 @@ def test_a_pitch_range_of_elevations_is_mentioned(tmp_path):
         "give π/2 − elevation."
     ]
     assert notes("[0,3.1416]") == notes("[3,3.2]") == []
+    assert notes("[-4.95,-4.6]") == []  # 1.33 to 1.68, a whole turn lower
 
 
 def test_elevations_in_the_data_are_mentioned(tmp_path):

@@ -302,7 +302,7 @@ def _prior_notes(generator: torch.nn.Module, options: Mapping[str, Any]) -> list
     if prior.fov < TINY_FOV:
         notes.append(f"model.generator.camera.fov={prior.fov:g} is tiny: it is in degrees, other angles in radians.")
     (low, high), (lowest, highest) = prior.yaw, prior.pitch
-    if lowest < -1e-3 and highest < math.pi / 2 + 1e-3:
+    if -math.pi / 2 - 1e-3 < lowest < -1e-3 and highest < math.pi / 2 + 1e-3:  # as elevations are
         notes.append(
             f"model.generator.camera.pitch=[{lowest:g},{highest:g}] reaches below 0: pitch is 0 from above and "
             "π/2 on the horizon, so give π/2 − elevation."
@@ -339,7 +339,7 @@ def _length_notes(options: Mapping[str, Any], generator: torch.nn.Module, given:
     if kimg < TRIAL:
         return []
     ramp = getattr(getattr(generator, "foreground", None), "density_ramp", None)  # a user's own class may have none
-    if isinstance(ramp, DensityRamp) and new and kimg < ramp.end:
+    if isinstance(ramp, DensityRamp) and new and ramp.factor > 1 and kimg < ramp.end:
         option = "model.generator.foreground.density_ramp"
         if kimg > ramp.start or not any(name.startswith(option) for name in given):  # else it has no effect, see there
             notes.append(

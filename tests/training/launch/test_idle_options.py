@@ -218,7 +218,7 @@ def test_a_run_shorter_than_its_density_ramp_is_told(tmp_path):
         ]
     for words in (["kimg=32"], ["kimg=16"], ["kimg=0.9"], ["kimg=8", f"{ramp}.start=1", f"{ramp}.end=6"]):
         assert notes(*words) == []
-    assert notes("kimg=8", f"{ramp}=null") == []
+    assert notes("kimg=8", f"{ramp}=null") == notes("kimg=8", f"{ramp}.factor=1") == []
     (late,) = notes("kimg=3", f"{ramp}.start=4")
     assert late.endswith("has no effect: the run ends before the density begins to grow.")
 
