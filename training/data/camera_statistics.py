@@ -85,7 +85,7 @@ def fit_prior(angles: np.ndarray) -> FittedPrior:
     The range of a Gaussian prior is the mean of the data plus and minus one standard deviation. Yaw and pitch share one
     of two distributions: the one with the smaller sum of Kolmogorov-Smirnov distances.
     """
-    angles = in_one_turn(angles)
+    angles = in_one_turn(angles.astype(float))
     mean, deviation = angles.mean(axis=0), angles.std(axis=0)
     low, high = np.percentile(angles, [TRIMMED, 100 - TRIMMED], axis=0)
     gaussian = list(zip((mean - deviation).tolist(), (mean + deviation).tolist()))

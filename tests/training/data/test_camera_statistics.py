@@ -39,6 +39,12 @@ def test_one_camera_is_fitted_too():
     assert fitted.yaw == pytest.approx((0.1, 0.1)) and fitted.pitch == pytest.approx((1.5, 1.5))
 
 
+def test_a_constant_pitch_says_nothing_about_the_distribution():
+    """Of 101 equal numbers in single precision, the mean differs from each."""
+    angles = np.stack([np.linspace(-1, 1, 101), np.full(101, 1.57)], axis=1).astype(np.float32)
+    assert fit_prior(angles).distribution == fit_prior(angles.astype(float)).distribution == "uniform"
+
+
 def test_percentiles_and_options_are_printed():
     angles = np.stack([np.linspace(-1, 1, 201), np.full(201, 1.5)], axis=1)
     head, yaw, pitch, fitting = describe_cameras(angles)
