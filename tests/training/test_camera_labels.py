@@ -285,15 +285,34 @@ def test_a_prior_much_wider_than_the_cameras_is_named(tmp_path):
         words = ("camera_condition=true", "workers=1", "model.generator.camera.pitch=[1.57,1.57]", *words)
         return make_plan(tmp_path, *words, f"data={tmp_path / place}").notes
 
-    for place in ("frames", "shards"):
+    for place, share in (("frames", 79), ("shards", 78)):
         (note,) = notes(place)
         assert note.startswith(
             "What model.generator.camera samples (gaussian) is much wider than the data's cameras: yaw -0.15 to 0.14 "
-            "(1 to 99 %), 79% of the samples outside. This would fit: model.generator.camera.yaw=["
+            f"(1 to 99 %), {share}% of the samples outside. This would fit: model.generator.camera.yaw=["
         )
+        assert note.endswith("model.generator.camera.pitch=[1.570,1.570] model.generator.camera.distribution=uniform")
     assert notes("frames", "subset=29") == []
     wide = ["model.generator.camera.yaw=[-1,1]", "model.generator.camera.pitch=[1.2,2]"]
     assert notes("few", *wide) == notes("few_shards", *wide) == []
+
+
+def test_neither_mirror_images_nor_clips_are_cameras(tmp_path):
+    """Fifteen videos of three clips each."""
+    write_frames(tmp_path / "frames", videos=15, frames=12)
+    manifest = {"format": SHARDS_FORMAT, "nframes": 4}
+
+    def notes(pitches, *words):
+        entries = [[f"split/video_{video}", [0.01 * (video + 1), pitch]] for video, pitch in enumerate(pitches)]
+        (tmp_path / "frames/dataset.json").write_text(json.dumps({"cameras": entries}))
+        pack_shards(str(tmp_path / "frames"), str(tmp_path / "shards"), manifest=manifest, clips_per_shard=15)
+        words = ("camera_condition=true", "mirror=true", "workers=1", *words)
+        return [make_plan(tmp_path, *words, f"data={tmp_path / place}").notes for place in ("frames", "shards")]
+
+    camera = "model.generator.camera"
+    assert notes(np.linspace(1.45, 1.7, 15), f"{camera}.yaw=[-0.7,0.7]", f"{camera}.pitch=[1.45,1.7]") == [[], []]
+    over_the_pole = [-0.01, *np.linspace(0.3, 1.5, 14)]
+    assert notes(over_the_pole, f"{camera}.yaw=[-0.2,0.2]", f"{camera}.pitch=[0,1.57]") == [[], []]
 
 
 def test_percentiles_in_a_manifest_count_clips(tmp_path):

@@ -91,8 +91,8 @@ def angles_vector(camera: Any) -> np.ndarray | None:
 
 
 def mirrored(angles: np.ndarray) -> np.ndarray:
-    """The camera's angles [2] of a video that is flipped left to right."""
-    return np.array([-angles[0], angles[1]], dtype=np.float32)
+    """The angles [..., 2] of cameras of videos that are flipped left to right."""
+    return angles * np.float32([-1, 1])
 
 
 def has_entries(store: FrameStore, kind: str) -> bool:

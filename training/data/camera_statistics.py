@@ -5,10 +5,11 @@ differs from the poses in the data has to distort the scene.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+
+from training.data.annotations import mirrored
 
 __all__ = [
     "FittedPrior",
@@ -70,8 +71,9 @@ def _elevations(angles: np.ndarray) -> str:
     """A sentence about cameras whose pitch looks like an elevation above the horizon, or an empty one."""
     pitch = angles[:, 1]
     below, steep = pitch < -1e-3, np.abs(pitch) > np.pi / 2 + 1e-3
-    # A few cameras may be beyond the upper pole; elevations never exceed π/2.
-    if below.sum() < 2 or below.mean() <= TOLERATED or steep.mean() > TOLERATED:
+    # A few cameras may be beyond the upper pole, and one may have many clips; elevations never exceed π/2.
+    one = len(np.unique(pitch[below])) == 1 < len(np.unique(pitch))
+    if one or below.mean() <= TOLERATED or steep.mean() > TOLERATED:
         return ""
     return (
         f"The data's cameras have pitches of {pitch.min():.2f} to {pitch.max():.2f}, but pitch is 0 from above and π/2 "
@@ -103,10 +105,10 @@ def fit_prior(angles: np.ndarray) -> FittedPrior:
 def camera_percentiles(angles: np.ndarray) -> np.ndarray:
     """The percentiles 0 to 100 of yaw and of pitch, [101, 2], of cameras [n, 2].
 
-    Their statistics are those of the cameras to a hundredth. `outside_prior` uses them for clips in tar files, which
-    are not all read before training.
+    Their statistics are those of the cameras to a hundredth, and no angles lie between those of the cameras, so that
+    few remain few. `outside_prior` uses them for clips in tar files, which are not all read before training.
     """
-    return np.percentile(angles, np.arange(101), axis=0)
+    return np.percentile(angles.astype(float), np.arange(101), axis=0, method="inverted_cdf")
 
 
 def describe_cameras(angles: np.ndarray) -> list[str]:
@@ -119,8 +121,8 @@ def describe_cameras(angles: np.ndarray) -> list[str]:
     if misread := _beyond_a_turn(angles) or _elevations(angles):
         return [*lines, f"note      {misread}"]
     lines.append(f"fitting   {fit_prior(angles).overrides()}")
-    if len(angles) < FEW:
-        lines.append(f"note      {len(angles)} cameras are too few for a distribution: take the range as a first guess")
+    if (different := len(np.unique(angles, axis=0))) < FEW:  # one may have many clips
+        lines.append(f"note      {different} cameras are too few for a distribution: take the range as a first guess")
     return lines
 
 
@@ -130,22 +132,23 @@ def outside_prior(
     yaw: tuple[float, float],
     pitch: tuple[float, float],
     distribution: str,
-    count: int | None = None,
+    mirror: bool = False,
 ) -> str | None:
     """One line if too many cameras lie outside the range of a prior, or most of the prior outside theirs; else None.
 
     The discriminators can tell cameras that only real videos have, or only generated ones, by their labels alone.
 
     Args:
-        angles: [n, 2] yaw and pitch in radians.
+        angles: [n, 2] yaw and pitch in radians of cameras, or their percentiles.
         yaw, pitch, distribution: The prior's, see `renderer.cameras.CameraPrior`.
-        count: Number of cameras, if `angles` are their percentiles.
+        mirror: Add the mirror image of every camera, which makes them no more.
     """
     if elevations := _elevations(angles):
         return elevations
-    outside, unseen = [], []
-    many = min(len(np.unique(angles, axis=0)), math.inf if count is None else count) >= FEW  # one may have many clips
-    angles = in_one_turn(angles)
+    outside, unseen, degrees = [], [], _beyond_a_turn(angles)
+    # A camera may have many clips; rows of percentiles are no cameras, but their angles are.
+    many = max(len(np.unique(values)) for values in angles.T) >= FEW
+    angles = in_one_turn(np.concatenate([angles, mirrored(angles)]) if mirror else angles)
     for name, values, (low, high) in zip(NAMES, angles.T, (yaw, pitch)):
         middle, half = _reach(low, high, distribution)
         share = _share_beyond(values, middle, half)
@@ -172,7 +175,7 @@ def outside_prior(
         )
     if not sentences:
         return None
-    return " ".join([*sentences, _beyond_a_turn(angles) or f"This would fit: {fit_prior(angles).overrides()}"])
+    return " ".join([*sentences, degrees or f"This would fit: {fit_prior(angles).overrides()}"])
 
 
 def mirrored_outside(yaw: tuple[float, float], distribution: str) -> float:

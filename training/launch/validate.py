@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -325,10 +324,8 @@ def _camera_notes(generator: torch.nn.Module, dataset: PairDataset) -> list[str]
         return []
     from training.data.camera_statistics import outside_prior  # rarely needed: few datasets have cameras
 
-    if dataset.mirror:
-        angles = np.concatenate([angles, angles * np.float32([-1, 1])])
     note = outside_prior(
-        angles, yaw=prior.yaw, pitch=prior.pitch, distribution=prior.distribution, count=dataset.num_clips
+        angles, yaw=prior.yaw, pitch=prior.pitch, distribution=prior.distribution, mirror=dataset.mirror
     )
     return [] if note is None else [note]
 

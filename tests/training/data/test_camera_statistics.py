@@ -8,6 +8,7 @@ import pytest
 from renderer.cameras import CameraPrior, camera_angles
 from torch_utils.rng import RandomStream
 from training.data.camera_statistics import (
+    camera_percentiles,
     describe_cameras,
     fit_prior,
     in_one_turn,
@@ -58,6 +59,7 @@ def test_percentiles_and_options_are_printed():
         "model.generator.camera.distribution=uniform",
     ]
     assert describe_cameras(angles[:3])[-1].startswith("note      3 cameras are too few")
+    assert describe_cameras(np.repeat(angles[:3], 20, axis=0))[-1].startswith("note      3 cameras are too few")
 
 
 def test_cameras_outside_of_a_prior():
@@ -79,6 +81,9 @@ def test_cameras_in_degrees_are_named_and_fit_no_prior():
     assert last == "note      50 of 50 have angles beyond a whole turn: radians are wanted, not degrees."
     note = outside_prior(degrees, **RANGES, distribution="gaussian")
     assert note.endswith("50 of 50 have angles beyond a whole turn: radians are wanted, not degrees.")
+    assert outside_prior(degrees, **RANGES, distribution="gaussian", mirror=True).endswith(
+        ". 50 of 50 have angles beyond a whole turn: radians are wanted, not degrees."
+    )
 
 
 ELEVATIONS = (
@@ -102,7 +107,10 @@ def test_elevations_are_named_and_fit_no_prior(pitch):
     steep = np.stack([np.linspace(-0.6, 0.6, 15), np.linspace(0.3, 1.5, 15)], axis=1)
     steep[7, 1] = -0.01
     assert describe_cameras(steep)[-2].startswith("fitting ")
-    assert outside_prior(steep, yaw=(-0.6, 0.6), pitch=(0, 1.57), distribution="gaussian") is None
+    for same in (steep, np.concatenate([steep, steep * [-1, 1]]), np.repeat(steep, 3, axis=0)):
+        assert outside_prior(same, yaw=(-0.6, 0.6), pitch=(0, 1.57), distribution="gaussian") is None
+    from_one_height = np.stack([angles[:, 0], np.full(9, -0.22)], axis=1)
+    assert "look like elevations" in describe_cameras(from_one_height)[-1]
     from_below = level + [0, 1.4]
     assert outside_prior(from_below, yaw=(-0.6, 0.6), pitch=(2.7, 3.2), distribution="uniform") is None
     turned = level - [0, 2 * math.pi]
@@ -125,7 +133,8 @@ def test_a_prior_that_is_much_wider_than_the_cameras(distribution):
     assert outside_prior(behind, **wide | {"yaw": (math.pi - 0.1, math.pi + 0.1)}) is None
     assert outside_prior(narrow[::4], **wide) is None  # too few
     assert outside_prior(np.tile(narrow[:1], [100, 1]), **wide) is None  # clips of one video
-    assert outside_prior(narrow, **wide, count=29) is None  # percentiles of too few
+    assert outside_prior(camera_percentiles(narrow[::4]), **wide) is None
+    assert outside_prior(narrow[:29], **wide | {"yaw": (-0.7, 0.7)}, mirror=True) is None
     both = outside_prior(narrow + [0, 1], **wide)
     assert "lie outside of what" in both and "much wider" in both and both.count("This would fit: ") == 1
 
