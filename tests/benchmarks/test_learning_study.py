@@ -1,5 +1,6 @@
 """The learning study as a command: it trains, measures and reports, and keeps what is done."""
 
+import concurrent.futures
 import functools
 import json
 import math
@@ -37,6 +38,13 @@ def tiny(monkeypatch):
     monkeypatch.setattr(study, "plan_runs", lambda *kimg: [run for run in planned(*kimg) if run.name in chosen])
 
 
+class InThisProcess(concurrent.futures.ThreadPoolExecutor):
+    """In place of a pool of processes, whose start takes longer than what there is to measure."""
+
+    def __init__(self, jobs, mp_context):
+        super().__init__(jobs)
+
+
 def stamps(folder) -> dict:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
@@ -55,9 +63,10 @@ def run(work, report, *words):
 
 
 @pytest.mark.slow
-def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path):
+def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path, monkeypatch):
     work, page = tmp_path / "work", tmp_path / "docs" / "learning.md"
     run(work, page, "--kimg", "0.016")
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", InThisProcess)
     results = sorted(path.name for path in (work / "results").glob("*.json"))
     assert [name for name in results if name.startswith("seed1")] and [x for x in results if x.startswith("no_motion")]
     figures = json.loads((work / "results" / results[0]).read_text())
@@ -142,6 +151,7 @@ def test_the_full_model_is_saved_where_the_ablations_end(kimg, ablation_kimg, ex
 def test_ablations_have_a_quarter_of_the_budget_unless_told(words, expected, tiny, tmp_path, monkeypatch):
     planned = {}
     monkeypatch.setattr(study, "plan_runs", lambda *kimg: planned.setdefault("runs", runs.plan_runs(*kimg)))
+    monkeypatch.setattr(study, "make_dataset", lambda *_, **__: None)
     monkeypatch.setattr(study, "train_all", lambda *_, **__: sys.exit(0))
     run(tmp_path / "work", tmp_path / "page.md", "--kimg", "20", *words)
     full, shorter = runs.full_runs(planned["runs"]), runs.ablations(planned["runs"])
