@@ -179,6 +179,13 @@ def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any],
     resampled = any(MEASURES[metric.measure].resampled for metric in chosen)
     if "bootstrap" in given and options["bootstrap"] and not resampled:
         notes.append("--bootstrap has no effect: these metrics take their interval from the spread of the samples.")
+    for option, samples, instead in (
+        ("resolution", ("pairs",), "which are rendered at the generator's"),
+        ("nframes", ("pairs", "views"), "which show a single time step"),
+    ):
+        without = [metric.name for metric in chosen if metric.samples in samples]
+        if option in given and without:
+            notes.append(f"--{option} has no effect on {', '.join(without)}, {instead}.")
     started = distributed.torchrun_world_size()
     if "gpus" in given and started is not None and started != gpus:
         notes.append(f"--gpus has no effect: {started} processes have been started.")
@@ -216,14 +223,14 @@ def measure(names: list[str], paths: dict[str, str], device_type: str, options: 
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
     fake, real, about = open_videos(options, device)
+    labelled = isinstance(fake, GeneratedVideos) and fake.labelled
+    idle = real is not None and not labelled and not any(METRICS[name].uses_real for name in names)
     if distributed.is_main():
-        notes = [note for videos in (fake, real) for note in getattr(videos, "notes", ())]
+        notes = [note for videos in (fake, None if idle else real) for note in getattr(videos, "notes", ())]
         notes += extrapolation_note(names, nframes=fake.nframes) if isinstance(fake, GeneratedVideos) else []
+        notes += ["--real has no effect: no metric uses real videos."] if idle else []
         for note in notes:
             click.echo(note, err=True)
-    labelled = isinstance(fake, GeneratedVideos) and fake.labelled
-    if distributed.is_main() and real is not None and not labelled and not any(METRICS[n].uses_real for n in names):
-        click.echo("--real has no effect: no metric uses real videos.", err=True)
     cache = cache_folder("metrics") if options["cache"] is None else Path(options["cache"])
     with distributed.patience():
         evaluator = Evaluator(
@@ -235,6 +242,7 @@ def measure(names: list[str], paths: dict[str, str], device_type: str, options: 
             batch_size=options["batch_size"],
             replicates=options["bootstrap"],
         )
+        evaluator.check(names)
         for name in names:
             row = evaluator.evaluate(name, together=names)
             if distributed.is_main():

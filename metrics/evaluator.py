@@ -121,6 +121,17 @@ class Evaluator:
         if distributed.is_main():
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
+    def check(self, names: Sequence[str]) -> None:
+        """Raise the error of the first metric that cannot be computed of these videos, before any is computed.
+
+        Raises:
+            UserError: Unknown metric, missing or unsuitable samples.
+        """
+        for metric in map(find_metric, names):
+            for side, videos in (("real", self._real), ("fake", self._fake)):
+                if videos is not None and (side == "fake" or metric.uses_real):
+                    _require_samples(metric, self._samples(videos, side, metric), side)
+
     def evaluate(self, name: str, *, together: Sequence[str] = ()) -> dict[str, Any]:
         """The row of a metric, the same on all processes.
 
@@ -195,7 +206,7 @@ class Evaluator:
         memo = self._memo(side, metric)
         samples = self._known[memo][2] if known(memo) else self._samples(videos, side, metric)
         # Known features may be those of a metric that needs fewer samples.
-        require_samples(metric, samples, "real" if side == "real" else "generated")
+        _require_samples(metric, samples, side)
         if not known(memo):
             networks = {memo: self._network(metric)}
             networks |= {k: network for k, network in self._others(side, metric, together).items() if not known(k)}
@@ -291,6 +302,10 @@ def require_samples(metric: Metric, samples: Samples, words: str) -> None:
     least = MEASURES[metric.measure].least
     if len(samples) < least:
         raise UserError(f"{metric.name} needs at least {least} {words} {metric.samples}, there are {len(samples)}.")
+
+
+def _require_samples(metric: Metric, samples: Samples, side: str) -> None:
+    require_samples(metric, samples, "real" if side == "real" else "generated")
 
 
 def _described_real(samples: Samples) -> dict:

@@ -154,8 +154,14 @@ class GeneratedVideos:
         return self._samples(count, lambda indices: self._clips(indices, times, label), last_time=times[-1])
 
     def images(self, *, count: int | None) -> "GeneratedClips":
-        """One frame of each video, at a random time step of a training clip (at any time after training on images)."""
-        return self._samples(count or 1, self._images)
+        """One frame of each video, at a random time step of a training clip (at any time after training on images).
+
+        Raises:
+            UserError: All frames are asked for (None).
+        """
+        if count is None:
+            raise UserError("A generator has no complete set of frames to compare with: give videos in files as real.")
+        return self._samples(count, self._images)
 
     def views(self, *, count: int, views: int) -> "GeneratedClips":
         """One time step from cameras spread evenly over the range of yaw, as frames of a clip.

@@ -68,8 +68,10 @@ def bootstrap_interval(
     return value - reach, value + reach
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """Interval of a mean, for which the bootstrap has a closed form: the standard error."""
+def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """Interval of a mean, for which the bootstrap has a closed form: the standard error. None for a single value."""
+    if len(values) < 2:
+        return None
     reach = DEVIATIONS * float(np.std(values)) / np.sqrt(len(values))
     mean = float(np.mean(values))
     return mean - reach, mean + reach
@@ -166,8 +168,8 @@ def _precision_recall(real: np.ndarray, fake: np.ndarray, metric: Metric, replic
     precise = inside_manifold(fake, real, neighbour_radii(real, neighbours=NEIGHBOURS))
     recalled = inside_manifold(real, fake, neighbour_radii(fake, neighbours=NEIGHBOURS))
     further: dict[str, Any] = {"recall": float(recalled.mean())}
-    if replicates:
-        further["recall_interval"] = list(mean_interval(recalled))
+    if replicates and (interval := mean_interval(recalled)) is not None:
+        further["recall_interval"] = list(interval)
     return Measured(float(precise.mean()), mean_interval(precise) if replicates else None, further)
 
 

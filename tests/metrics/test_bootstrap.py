@@ -14,6 +14,10 @@ def reach(interval):
     return (interval[1] - interval[0]) / 2
 
 
+def test_a_single_value_has_no_interval():
+    assert mean_interval(np.ones(1)) is None
+
+
 def test_mean_interval_is_the_bootstrap_of_a_mean():
     values = np.random.default_rng(0).exponential(size=300)
     low, high = mean_interval(values)

@@ -488,6 +488,29 @@ def test_options_without_effect_are_told(evaluate, tmp_path, monkeypatch):
         ]
 
 
+def test_sizes_and_lengths_without_effect_are_told():
+    with command.main.make_context(
+        "metrics", ["--fake", "x", "--outdir", "y", "--resolution", "8", "--nframes", "3"]
+    ) as given:
+
+        def told_of(*names):
+            return command.idle_notes([*names], {}, given.params, gpus=1)
+
+        assert told_of("rfvd64_16f", "fid1k_full") == []
+        assert told_of("warping32_2v", "rfvd64_16f", "ridentity32_5v", "flatness32_1v") == [
+            "--resolution has no effect on warping32_2v, flatness32_1v, which are rendered at the generator's.",
+            "--nframes has no effect on warping32_2v, ridentity32_5v, flatness32_1v, which show a single time step.",
+        ]
+
+
+@pytest.mark.parametrize("names", ["rfvd64_16f,flatness32_1v", "flatness32_1v,rfvd2048_128f"])
+def test_what_cannot_be_measured_is_told_before_anything_is(evaluate, trained, tmp_path, names):
+    depth = names.startswith("rfvd")
+    with pytest.raises(UserError, match="Depth can only be rendered" if depth else "128 frames"):
+        evaluate(names, fake=trained / "data" if depth else None)
+    assert not list((tmp_path / "out").glob("metric-*.jsonl"))
+
+
 def test_list():
     result = click.testing.CliRunner().invoke(command.main, ["--list"])
     assert result.exit_code == 0

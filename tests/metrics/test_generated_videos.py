@@ -350,3 +350,9 @@ def test_description_and_key(videos):
     assert clips.describe() == about | {"last_time": 1.0}
     labelled = GeneratedVideos(small_generator(c_dim=2), nframes=4, label=lambda index: 0).images(count=1)
     assert labelled.describe() == about | {"resolution": 32, "labelled": True}
+
+
+def test_generators_have_no_complete_set_of_frames(videos):
+    evaluator = Evaluator(fake=videos, real=videos, device="cpu")
+    with pytest.raises(UserError, match="^A generator has no complete set of frames to compare with: give videos in"):
+        evaluator.check(["fid1k_full"])
