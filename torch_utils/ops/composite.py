@@ -28,7 +28,8 @@ def ray_weights(
     """Weights of the samples of rays and the transmittance at the last one.
 
     Args:
-        density: Non-negative densities [..., S], float32 or float64 (half precision is converted to float32).
+        density: Non-negative densities [..., S], float32 or float64 (in half precision the native operator computes in
+            float32, plain PyTorch does not).
         deltas: Step lengths [..., S - 1] from a sample to the next; broadcastable with the densities.
         last_opaque: True: the last sample ends the ray, whatever its density. False: it is transparent and leaves the
             transmittance to a background.
