@@ -283,7 +283,7 @@ def build(label: str, recipe: BuildRecipe) -> Path:
 def is_as_built(library: Path) -> bool:
     """True if a library in the cache is what the compiler made; False if it is damaged, or that is not known."""
     try:
-        return (library.parent / DIGEST).read_text() == sha256_of(library)
+        return (library.parent / DIGEST).read_text(encoding="utf-8") == sha256_of(library)
     except OSError:
         return False
 
@@ -327,7 +327,7 @@ def _build_in_place(cache: Path, name: str, recipe: BuildRecipe, log: Path) -> N
         shutil.rmtree(temporary, ignore_errors=True)
         return
     log.unlink(missing_ok=True)
-    (temporary / DIGEST).write_text(sha256_of(temporary / "library.so"))
+    (temporary / DIGEST).write_text(sha256_of(temporary / "library.so"), encoding="utf-8")
     shutil.rmtree(cache / name, ignore_errors=True)
     os.replace(temporary, cache / name)
 

@@ -36,7 +36,8 @@ def agreement(peaks: torch.Tensor, masks: torch.Tensor, levels: torch.Tensor) ->
     peaks, masks = peaks.flatten(1), masks.flatten(1)
     above = peaks > levels[:, None, None]  # [L, views, pixels]
     union = (above | masks).sum(-1)
-    return ((above & masks).sum(-1) / union.clamp(min=1) + (union == 0)).mean(-1)
+    shared = (above & masks).sum(-1).to(torch.float32)  # the quotient of integers would have the default type
+    return (shared / union.clamp(min=1) + (union == 0)).mean(-1)
 
 
 def matching_level(peaks: Sequence[torch.Tensor], opacities: Sequence[torch.Tensor], *, sharp: float) -> float | None:

@@ -20,7 +20,7 @@ def join_again(folder: str, seconds: float) -> None:
         device_type="cpu",
         rank=rank,
         world_size=world_size,
-        init_method=f"file://{folder}/again",
+        meeting_point=f"{folder}/again",
         timeout=timedelta(seconds=seconds),
     )
 
