@@ -18,7 +18,7 @@ from metrics.video_measures import flatness, flicker, mean_flow_length, warping_
 from torch_utils.memory import is_out_of_memory
 from torch_utils.torchscript import load_torchscript
 
-__all__ = ["DETECTOR_OF", "detector_of", "find_detectors", "make_network"]
+__all__ = ["detector_of", "find_detectors", "make_network"]
 
 VERSION = 1  # of the features; a new version invalidates cached ones
 DEPTH_TOLERANCE = 0.1  # of the thickness of the rendered volume
@@ -165,9 +165,6 @@ _OWN = {
     "flatness": lambda device: SampleMeasure("flatness", _flatness),
 }
 
-# Detector file by network, for the networks that need one.
-DETECTOR_OF = {name: detector for name, (detector, _) in FILES.items()}
-
 # Options of a user's own extractors: float32 clips [N, 3, T, H, W] in -1…1 to features [N, D].
 CLIP_EXTRACTOR = {"width": None, "arguments": {}, "frames": False, "floats": True}
 
@@ -176,7 +173,7 @@ def detector_of(network: str) -> str | None:
     """The detector file that a network needs; None if it needs none."""
     if network in _OWN:
         return None
-    return DETECTOR_OF.get(network, network)
+    return FILES[network][0] if network in FILES else network
 
 
 def find_detectors(names: Iterable[str], paths: Mapping[str, str | None]) -> dict[str, DetectorFile]:

@@ -83,12 +83,12 @@ def _video_metrics() -> list[Metric]:
     for prefix, (measure, network, text, warning) in about.items():
         for length, (frames, subsample) in LENGTHS.items():
             for count in (2048, 256, 64):
-                pairs = measure == "precision_recall"
-                if frames > 16 and (count < 2048 or prefix == "kvd" or pairs):
+                two_figures = measure == "precision_recall"
+                if frames > 16 and (count < 2048 or prefix == "kvd" or two_figures):
                     continue
                 found.append(
                     Metric(
-                        name=f"{prefix}{count}{f'k{NEIGHBOURS}' if pairs else ''}_{length}",
+                        name=f"{prefix}{count}{f'k{NEIGHBOURS}' if two_figures else ''}_{length}",
                         measure=measure,
                         network=network,
                         samples="clips",
@@ -96,7 +96,7 @@ def _video_metrics() -> list[Metric]:
                         frames=frames,
                         subsample=subsample,
                         about=f"{text}, {count} clips of {frames} frames" + (", every 8th" if subsample > 1 else ""),
-                        better="" if pairs else "lower",
+                        better="" if two_figures else "lower",
                         warning=warning,
                     )
                 )

@@ -9,7 +9,8 @@ from dnnlib import UserError
 from dnnlib.downloads import git_blob_id, sha256_of
 from metrics import detectors
 from metrics.detectors import DETECTORS, find_detector
-from metrics.feature_extractors import DETECTOR_OF, find_detectors, make_network
+from metrics.feature_extractors import detector_of, find_detectors, make_network
+from metrics.registry import METRICS
 from tests.metrics.detector_files import SmallClips, SmallI3D, SmallIdentity, save_i3d, save_inception, save_torchscript
 from tests.metrics.synthetic import waves
 
@@ -117,7 +118,7 @@ def test_which_detectors_metrics_need(tmp_path):
     found = find_detectors(["fvd64_16f", "kvd64_16f", "is1k", "rfvd64_16f"], {"i3d": str(i3d), "inception": inception})
     assert {name: file.path for name, file in found.items()} == {"i3d": i3d, "inception": inception}
     assert find_detectors(["rfvd64_16f", "motion32_16f"], {}) == {}
-    assert set(DETECTOR_OF.values()) == set(DETECTORS)
+    assert {detector_of(metric.network) for metric in METRICS.values()} - {None} == set(DETECTORS)
 
 
 def test_an_extractor_of_the_users(tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dnnlib import UserError
+from metrics.detectors import DETECTORS
 from metrics.distances import SPLITS, SUBSET_SIZE, SUBSETS
-from metrics.feature_extractors import DETECTOR_OF
+from metrics.feature_extractors import detector_of
 from metrics.metric_functions import MEASURES
 from metrics.registry import METRICS, Metric, extrapolation_note, find_metric
 
@@ -25,7 +26,7 @@ def test_the_names_of_the_specification():
     assert METRICS["kvd2048_16f"].measure == "kernel" and METRICS["kvd2048_16f"].network == "i3d"
     for name, measure in (("fid50k_full", "frechet"), ("kid50k_full", "kernel_subsets"), ("is50k", "inception_score")):
         assert (METRICS[name].measure, METRICS[name].count, METRICS[name].samples) == (measure, 50_000, "images")
-        assert DETECTOR_OF[METRICS[name].network] == "inception"
+        assert detector_of(METRICS[name].network) == "inception"
     assert METRICS["is50k"].better == "higher" and not METRICS["is50k"].uses_real
     assert METRICS["fvd64_16f"].count == 64
 
@@ -73,7 +74,7 @@ def test_names_say_what_is_not_the_real_thing():
         if name.startswith("rfvd"):
             assert "NOT FVD" in metric.warning
         if name.startswith(("fvd", "kvd", "fid", "kid", "is")):
-            assert metric.network in DETECTOR_OF
+            assert detector_of(metric.network) in DETECTORS
 
 
 def test_clips_that_are_longer_than_those_of_training():
