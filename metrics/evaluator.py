@@ -129,8 +129,8 @@ class Evaluator:
         """
         for metric in map(find_metric, names):
             for side, videos in (("real", self._real), ("fake", self._fake)):
-                if videos is not None and (side == "fake" or metric.uses_real):
-                    _require_samples(metric, self._samples(videos, side, metric), side)
+                if side == "fake" or metric.uses_real:
+                    _require_samples(metric, self._samples(_there(videos, metric), side, metric), side)
 
     def evaluate(self, name: str, *, together: Sequence[str] = ()) -> dict[str, Any]:
         """The row of a metric, the same on all processes.
@@ -194,9 +194,7 @@ class Evaluator:
     def _features(self, side: str, metric: Metric, together: Sequence[Metric]) -> tuple[np.ndarray | None, Samples]:
         """The features of a side (on the main process, None elsewhere) and its samples."""
         videos = self._real if side == "real" else self._fake
-        if videos is None:
-            raise UserError(f"{use_of_real(metric)}: give their folder or zip.")
-        digest = None
+        videos, digest = _there(videos, metric), None
         if hasattr(videos, "digest"):  # of the main process: all of them must decide alike
             digest = distributed.broadcast_object(videos.digest() if distributed.is_main() else None)
 
@@ -302,6 +300,12 @@ def require_samples(metric: Metric, samples: Samples, words: str) -> None:
     least = MEASURES[metric.measure].least
     if len(samples) < least:
         raise UserError(f"{metric.name} needs at least {least} {words} {metric.samples}, there are {len(samples)}.")
+
+
+def _there(videos: Videos | None, metric: Metric) -> Videos:
+    if videos is None:
+        raise UserError(f"{use_of_real(metric)}: give their folder or zip.")
+    return videos
 
 
 def _require_samples(metric: Metric, samples: Samples, side: str) -> None:

@@ -178,8 +178,7 @@ class GeneratedVideos:
 
     def _samples(self, count: int, render: Callable[[Sequence[int]], Any], **about) -> "GeneratedClips":
         about = {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self.nframes, **about}
-        if self.labelled:
-            about["labelled"] = True
+        about["labelled"] = self.labelled
         # On a CPU, where batches save no time, one at a time: the bits of a sample then do not depend on its batch.
         on_cpu = next(self._generator.parameters()).device.type == "cpu"
         return GeneratedClips(count, render, about, one_by_one=on_cpu)

@@ -89,7 +89,8 @@ def depends_on_real(row: Mapping[str, Any]) -> bool:
     """True if the value of a row depends on the real videos: it compares with them, or has their labels."""
     name = str(row.get("metric"))
     compares = name not in METRICS or MEASURES[METRICS[name].measure].compares
-    return compares or bool(row_entry(row, "fake").get("labelled"))
+    fake = row_entry(row, "fake")  # of earlier versions it does not say whether it is labelled
+    return compares or fake.get("labelled", fake.get("from") == "generator") is not False
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

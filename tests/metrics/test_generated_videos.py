@@ -347,7 +347,7 @@ def test_description_and_key(videos):
     clips = videos.clips(count=3, frames=4)
     assert len(clips) == 3 and clips.key() is None
     about = {"from": "generator", "seed": 42, "resolution": 16, "nframes": 4}
-    assert clips.describe() == about | {"last_time": 1.0}
+    assert clips.describe() == about | {"last_time": 1.0, "labelled": False}
     labelled = GeneratedVideos(small_generator(c_dim=2), nframes=4, label=lambda index: 0).images(count=1)
     assert labelled.describe() == about | {"resolution": 32, "labelled": True}
 
