@@ -324,13 +324,12 @@ def refuse_long_name(path: str, *, name: str) -> None:
     """
     if "://" in path or "{" in path:  # web addresses, and the many paths that braces stand for
         return
-    too_long = any(len(os.fsencode(part)) > 255 for part in path.split(os.sep))  # also below a folder to be made
     try:
         os.lstat(path)
     except OSError as error:
-        too_long = too_long or error.errno == errno.ENAMETOOLONG
-    if too_long:
-        raise UserError(f"{name}{path[:60]}… is too long for the name of a file or folder.")
+        too_long = any(len(os.fsencode(part)) > 255 for part in path.split(os.sep))  # also below a folder to be made
+        if too_long or error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{name}{path[:60]}… is too long for the name of a file or folder.") from error
 
 
 def temporary_folder() -> str:

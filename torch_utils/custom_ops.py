@@ -290,10 +290,10 @@ def load_library(label: str, recipe: op_build.BuildRecipe, loader: Any) -> Any:
                 f"{path} does not load ({reason}): if that folder may not hold programs (mount option noexec), let "
                 f"{op_build.CACHE_VARIABLE} name another."
             ) from error
-        if op_build.is_as_built(path):  # every other build would be the same
+        if op_build.is_as_built(path):  # by these compilers another build would be the same
             raise BuildError(
                 f"{path} does not load ({reason}): it may need another compiler, such as CXX=/usr/bin/g++ or that of "
-                "the environment which Python is from."
+                f"the environment which Python is from. Remove {path.parent} if it is to be built anew."
             ) from error
         shutil.rmtree(path.parent, ignore_errors=True)
         path = op_build.build(label, recipe)

@@ -283,7 +283,7 @@ def build(label: str, recipe: BuildRecipe) -> Path:
 def is_as_built(library: Path) -> bool:
     """True if a library in the cache is what the compiler made; False if it is damaged, or that is not known."""
     try:
-        return (library.parent / DIGEST).read_text(encoding="utf-8") == sha256_of(library)
+        return (library.parent / DIGEST).read_bytes() == sha256_of(library).encode()
     except OSError:
         return False
 

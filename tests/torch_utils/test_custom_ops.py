@@ -305,7 +305,7 @@ def test_a_library_for_another_system_is_built_once(sources, monkeypatch, loader
             custom_ops.load_library("toy", recipe, loader)
         assert str(caught.value) == (
             f"{path} does not load ({reason}): it may need another compiler, such as CXX=/usr/bin/g++ or that of the "
-            "environment which Python is from."
+            f"environment which Python is from. Remove {path.parent} if it is to be built anew."
         )
     assert path.stat().st_mtime_ns == made
 

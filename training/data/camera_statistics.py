@@ -26,6 +26,7 @@ FEW = 30  # cameras; fewer do not show a distribution
 TRIMMED = 0.5  # percent at each end that a uniform range leaves out
 GAUSSIAN_REACH = 2.5  # standard deviations within which a Gaussian prior has 98.8 % of its cameras
 TOLERATED = 0.05  # fraction of cameras outside the prior that is tolerated
+ONE_CAMERA = 0.25  # of all clips, at most, if others have cameras of their own
 UNSEEN = 0.5  # fraction of the prior outside the cameras that is tolerated
 MARGIN = 0.02  # radians: a prior this much wider than the cameras is as good as theirs
 NARROWER = 0.9  # factor on the standard deviation below which yaws are shifted by whole turns
@@ -72,7 +73,7 @@ def _elevations(angles: np.ndarray) -> str:
     pitch = angles[:, 1]
     below, steep = pitch < -1e-3, np.abs(pitch) > np.pi / 2 + 1e-3
     # A few cameras may be beyond the upper pole, and one may have many clips; elevations never exceed π/2.
-    one = len(np.unique(pitch[below])) == 1 < len(np.unique(pitch))
+    one = len(np.unique(pitch[below])) == 1 < len(np.unique(pitch)) and below.mean() < ONE_CAMERA
     if one or below.mean() <= TOLERATED or steep.mean() > TOLERATED:
         return ""
     return (

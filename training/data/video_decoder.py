@@ -31,7 +31,7 @@ __all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_rema
 STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\((?P<about>.*?)\))?, \d+x\d+")
 COLOURS = re.compile(r"(?P<matrix>[\w-]+)/(?P<primaries>[\w-]+)/(?P<transfer>[\w-]+)")
 INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first")
-ROTATED = "Display Matrix: "
+ROTATED = re.compile("display ?matrix: ", re.IGNORECASE)
 # A track's header in a MOV file, with the first two rows of the matrix.
 TRACK_HEADER = re.compile(rb"tkhd.{40}(?P<rows>.{24})", re.DOTALL)
 QUARTER_TURNS = {(1, -1): "clock", (-1, 1): "cclock", (-1, -1): "clock_flip", (1, 1): "cclock_flip"}
@@ -262,7 +262,7 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
         decoder=decoder,
         colours=None if colours is None else colours.groups(),
         interlaced=interlaced,
-        turning=_find_turning(path) if interlaced and ROTATED in text else (),
+        turning=_find_turning(path) if interlaced and ROTATED.search(text) else (),
         more_streams=len(streams) > 1,
         picture=JPEGS.search(text) is not None and not path.lower().endswith(MOVIE_SUFFIXES),
         dolby_vision=DOLBY_VISION.search(text) is not None,

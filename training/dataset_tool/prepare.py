@@ -1,5 +1,6 @@
 """Preparation of a dataset: convert the remaining videos, write the manifest, pack, move into place."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -388,8 +389,9 @@ def check_out(out: str, source: str, *, overwrite: bool, shape: str) -> None:
         raise UserError(f"'{out}' is a mount point, which cannot be replaced: choose a folder in it.")
     if out == source or (os.path.isdir(source) and os.path.commonpath([out, source]) in (out, source)):
         raise UserError(f"'{out}' and '{source}' lie one inside the other: choose another folder for the frames.")
-    if is_inside(os.getcwd(), out):
-        raise UserError(f"'{out}' is the working folder or holds it, which cannot be replaced: choose another folder.")
+    with contextlib.suppress(FileNotFoundError):  # the working folder has been deleted
+        if is_inside(os.getcwd(), out):
+            raise UserError(f"'{out}' is the working folder or holds it, which cannot be replaced: choose another one.")
     if os.path.isfile(out) or (os.path.isdir(out) and os.listdir(out)):
         if not overwrite:
             Unfinished(out).remove_rest()  # hidden, and as large as the dataset

@@ -160,7 +160,8 @@ def _turned_fraction(limits: Any) -> float:
     The end of a range of a whole turn is the back view, in which there is little parallax. A prior of the user's own
     need not have ranges.
     """
-    match limits:
-        case (low, high) if high > low:
-            return 0.5 + min(0.5, math.pi / 2 / (high - low))
-    return 1.0
+    try:
+        low, high = map(float, limits)
+    except (TypeError, ValueError):
+        return 1.0
+    return 0.5 + min(0.5, math.pi / 2 / (high - low)) if high > low else 1.0

@@ -109,6 +109,8 @@ def test_elevations_are_named_and_fit_no_prior(pitch):
     assert describe_cameras(steep)[-2].startswith("fitting ")
     for same in (steep, np.concatenate([steep, steep * [-1, 1]]), np.repeat(steep, 3, axis=0)):
         assert outside_prior(same, yaw=(-0.6, 0.6), pitch=(0, 1.57), distribution="gaussian") is None
+    from_two_heights = np.stack([np.linspace(-0.6, 0.6, 40), np.repeat([-0.2, 0.3], 20)], axis=1)
+    assert "look like elevations" in describe_cameras(from_two_heights)[-1]
     from_one_height = np.stack([angles[:, 0], np.full(9, -0.22)], axis=1)
     assert "look like elevations" in describe_cameras(from_one_height)[-1]
     from_below = level + [0, 1.4]

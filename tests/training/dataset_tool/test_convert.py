@@ -298,7 +298,7 @@ def test_the_working_folder_is_never_replaced(movies, tmp_path, monkeypatch, out
     with pytest.raises(UserError) as error:
         prepare(source=str(movies / "a.mp4"), out=out, **OPTIONS, overwrite=True)
     assert str(error.value) == (
-        f"'{tmp_path / 'here'}' is the working folder or holds it, which cannot be replaced: choose another folder."
+        f"'{tmp_path / 'here'}' is the working folder or holds it, which cannot be replaced: choose another one."
     )
     assert tree(tmp_path) == before
 
