@@ -203,7 +203,8 @@ def run(
 def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     """The real videos and detectors of the metrics, opened early so that errors come before the training.
 
-    The real videos are None for data that are still to be synthesised, and for tar files, which metrics do not read.
+    The result has no 'real' and no 'label' for data that are still to be synthesised; 'real' is None for tar files,
+    which metrics do not read.
 
     Raises:
         UserError: A detector is missing or not a TorchScript file; real videos are missing, too few or unsuitable; or a
@@ -263,7 +264,8 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
                 least = MEASURES[metric.measure].least
                 require_samples(metric, real.clips(count=least, frames=metric.frames), "real")
         label = real.labels() if options["cond"] else None
-    return {"detectors": detectors, "real": real, "label": label}
+    opened = {} if data is None else {"real": real, "label": label}
+    return {"detectors": detectors, **opened}
 
 
 def metrics_cache(options: Mapping[str, Any]) -> Path:
@@ -301,7 +303,7 @@ def snapshot_callbacks(
     from training.checkpoints.snapshot_files import keep_as_best
     from training.data.frame_store import UnreadableFrame
 
-    if inputs is None or inputs["real"] is None:  # not opened yet, or opened before the data were synthesised
+    if inputs is None or "real" not in inputs:  # not opened yet, or opened before the data were synthesised
         inputs = metric_inputs(options)
     cache = metrics_cache(options)
     about = {} if inputs["real"] is None else inputs["real"].origin

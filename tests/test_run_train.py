@@ -684,11 +684,17 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
     assert (tmp_path / "runs" / "00001-data-stylenerf_small-small-res16-mb4-resume").is_dir()
 
 
-def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.02", "snap=1"]
-    words += ["metrics=warping32_2v,flatness32_1v", f"cache_metrics_dir={tmp_path / 'cache'}"]
+@pytest.fixture
+def looks(monkeypatch) -> list:
+    """The options of each call of `metric_inputs`, which opens the real videos and loads the detectors."""
     looks, look = [], run_train.metric_inputs
     monkeypatch.setattr(run_train, "metric_inputs", lambda options: looks.append(options) or look(options))
+    return looks
+
+
+def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, looks, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.02", "snap=1"]
+    words += ["metrics=warping32_2v,flatness32_1v", f"cache_metrics_dir={tmp_path / 'cache'}"]
     assert call(monkeypatch, *words) == 0
     assert len(looks) == 1  # the videos are listed once
     folder = next((tmp_path / "runs").iterdir())
@@ -702,7 +708,7 @@ def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkey
     assert {(row["real_name"], row["frame_stride"]) for row in rows} == {(data.name, 1)}  # for --compare
 
 
-def test_metrics_of_a_training_on_tar_files(tmp_path, data, monkeypatch, capsys):
+def test_metrics_of_a_training_on_tar_files(tmp_path, data, looks, monkeypatch, capsys):
     """Only metrics without real videos can be computed; once, all were refused as if there were no data."""
     shards = tmp_path / "shards"
     prepare(source=str(data), out=str(shards), resolution=16, nframes=4, shape="shards")
@@ -712,7 +718,9 @@ def test_metrics_of_a_training_on_tar_files(tmp_path, data, monkeypatch, capsys)
             assert call(monkeypatch, *words, f"data={path}", f"metrics=warping32_2v,{metric}") == 2
             message = f"metrics: {metric} needs real videos, and metrics read none from tar files: measure the snap"
             assert message in capsys.readouterr().err
+    looks.clear()
     assert call(monkeypatch, *words, f"data={shards}", "metrics=warping32_2v") == 0
+    assert len(looks) == 1
     (folder,) = (tmp_path / "runs").iterdir()
     assert [n for n, _ in measured(folder)["metric-warping32_2v"]] == [8]
 
