@@ -24,6 +24,7 @@ from dnnlib.command_line import Command, finite_float, options_given
 from dnnlib.processes import cores
 from training.data.crops import Crop, parse_rectangle, read_boxes
 from training.data.dataset_folders import is_inside
+from training.data.names import MANIFEST
 from training.data.video_decoder import Remarks, describe_remarks
 from training.dataset_tool.camera_histogram import write_histogram
 from training.dataset_tool.convert import IMAGE_FORMATS
@@ -352,7 +353,9 @@ def _check(
     dataset: str, preview: str | None, histogram: str | None, *, nframes: int, workers: int, nframes_given: bool
 ) -> None:
     report = check_dataset(dataset, nframes=nframes, workers=workers)
-    if nframes_given and report.nframes != nframes:
+    if nframes_given and report.averaged:
+        click.echo(f"--nframes has no effect: no {MANIFEST} says how long the clips of '{dataset}' are.", err=True)
+    elif nframes_given and report.nframes != nframes:
         click.echo(f"--nframes has no effect: '{dataset}' was made of clips of {report.nframes} frames.", err=True)
     click.echo("\n".join(report.lines()))
     if preview is not None:

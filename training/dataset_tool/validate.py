@@ -43,7 +43,8 @@ class DatasetReport:
     """Result of a validation: sizes, problems, notes."""
 
     path: str
-    nframes: int
+    nframes: int  # of a training clip
+    averaged: bool = False  # nframes is the mean length of the clips: nothing says how long they were meant to be
     videos: int = 0
     frames: int = 0
     clips: int = 0
@@ -60,7 +61,7 @@ class DatasetReport:
             f"dataset   {self.path}",
             f"videos    {self.videos}, of which {self.short} are shorter than a clip",
             f"frames    {self.frames}",
-            f"clips     {self.clips} of {self.nframes} frames",
+            f"clips     {self.clips} of {self.nframes} frames" + (" on average" if self.averaged else ""),
             f"sizes     {sizes}" + (f" and {len(self.sizes) - 5} others" if len(self.sizes) > 5 else ""),
         ]
         lines += [f"note      {valid_unicode(note)}" for note in self.notes]
@@ -221,7 +222,7 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
             f"{without} of {report.clips} clips have no camera, or none that is [yaw, pitch] in radians"
         )
     if nframes is None:
-        report.nframes = report.frames // max(report.clips, 1)
+        report.nframes, report.averaged = report.frames // max(report.clips, 1), True
     elif report.short < report.videos:
         report.problems += shorter  # training would replace their items
     else:

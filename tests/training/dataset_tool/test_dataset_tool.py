@@ -593,3 +593,18 @@ def test_a_set_is_checked_for_the_clips_that_it_was_made_of(tmp_path, shape):
         assert result.exception is None
         note = f"--nframes has no effect: '{tmp_path / 'set'}' was made of clips of 4 frames."
         assert (note in result.output) == told
+
+
+def test_tar_files_of_others_do_not_say_how_long_clips_are(tmp_path):
+    """Their clips may differ in length: the mean is no length of a training clip."""
+    with tarfile.open(tmp_path / "clips.tar", "w") as archive:
+        for name in ("a.0.png", "b.0.png", "b.1.png", "b.2.png", "b.3.png"):
+            Image.new("RGB", (8, 8)).save(tmp_path / "frame.png")
+            archive.add(tmp_path / "frame.png", arcname=name)
+    arguments = ["--check", str(tmp_path / "clips.tar"), "--workers", "1"]
+    note = f"--nframes has no effect: no manifest.json says how long the clips of '{tmp_path / 'clips.tar'}' are.\n"
+    for words, told in ((["--nframes", "4"], note), (["--nframes", "2"], note), ([], "")):
+        result = CliRunner().invoke(dataset_tool.main, [*arguments, *words], standalone_mode=False)
+        assert result.exception is None
+        assert result.stderr.startswith(told) and ("has no effect" in result.stderr) == bool(told)
+        assert "clips     2 of 2 frames on average\n" in result.stdout
