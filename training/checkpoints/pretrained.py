@@ -183,21 +183,19 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path, digest: object) -> dict[str, torch.Tensor]:
-    """Tensors of a file, whose SHA-256 must be `digest`, unless that is None (files of earlier versions)."""
+    """Tensors of a file, whose SHA-256 must be `digest`."""
     library = _safetensors()
     require_utf8(path)
     try:
-        found = None if digest is None else sha256_of(path)
+        if sha256_of(path) != digest:
+            raise UserError(
+                f"{path} is damaged, or was not written with the JSON file beside it: copy or download both again."
+            )
         with explain_loading(path):
-            tensors = library.torch.load_file(path) if found == digest else None
+            return library.torch.load_file(path)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or one_line(error)}.") from error
     except (library.SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error
-    if tensors is None:
-        raise UserError(
-            f"{path} is damaged, or was not written with the JSON file beside it: copy or download both again."
-        )
-    return tensors

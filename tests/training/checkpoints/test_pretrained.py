@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import generate
 from dnnlib import UserError
+from dnnlib.downloads import sha256_of
 from renderer.cameras import CameraPrior
 from tests.small_network import small_generator
 from training.checkpoints.pretrained import is_pretrained
@@ -163,17 +164,26 @@ def test_large_numbers_that_are_no_sizes_are_read(model):
 def test_damaged_files_are_refused(model):
     good = (model / "model.safetensors").read_bytes()
     config = json.loads((model / "config.json").read_text())
-    older = {key: value for key, value in config.items() if key != "sha256"}
-    for content in (good[: len(good) // 2], good[:-4096] + bytes(4096)):
+    without = {key: value for key, value in config.items() if key != "sha256"}
+    message = (
+        f"{model / 'model.safetensors'} is damaged, or was not written with the JSON file beside it: copy or download "
+        "both again."
+    )
+    for content, description in (
+        (good[: len(good) // 2], config),
+        (good[:-4096] + bytes(4096), config),
+        (good, without),
+    ):
         (model / "model.safetensors").write_bytes(content)
-        with pytest.raises(UserError, match="model.safetensors is damaged, or was not written with the JSON file"):
+        (model / "config.json").write_text(json.dumps(description))
+        with pytest.raises(UserError) as caught:
             load_generator(model)
+        assert str(caught.value) == message
+    # Sound, but not of this format.
     (model / "model.safetensors").write_bytes(good[: len(good) // 2])
-    (model / "config.json").write_text(json.dumps(older))
+    changed(model, sha256=sha256_of(model / "model.safetensors"))
     with pytest.raises(UserError, match="model.safetensors is damaged or incomplete"):
         load_generator(model)
-    (model / "model.safetensors").write_bytes(good)
-    assert load_generator(model).network.config  # as earlier versions wrote it
     for content in (b"{", b"[1]", b"\xff\xfe", b"[" * 100_000):
         (model / "config.json").write_bytes(content)
         with pytest.raises(UserError, match="config.json (is damaged|describes no network)"):
@@ -208,9 +218,7 @@ def test_a_path_that_is_not_utf8_is_no_damage(model, tmp_path):
 
 def test_tensors_of_others_are_refused(model):
     safetensors.save_file({"weight": torch.zeros(3)}, model / "model.safetensors")
-    config = json.loads((model / "config.json").read_text())
-    del config["sha256"]
-    (model / "config.json").write_text(json.dumps(config))
+    changed(model, sha256=sha256_of(model / "model.safetensors"))
     with pytest.raises(UserError, match="does not fit the generator that it describes.*is missing"):
         load_generator(model)
 
