@@ -127,8 +127,8 @@ def train_command(
     # When the launcher starts a command again, only the main process knows whether its run has begun already, and
     # goes on without the snapshot of resume=.
     job = make_plan(overrides, label=label, look=main_process, checkpoint=main_process or not any(names.values()))
-    busy = busy_note() if (job.device_type, job.processes) == ("cpu", 1) else None
-    job.notes.extend([] if busy is None else [busy])
+    if (job.device_type, job.processes) == ("cpu", 1) and (busy := busy_note()) is not None:
+        job.notes.append(busy)
     if main_process:
         for note in job.notes:
             print(note)

@@ -15,6 +15,7 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from torch_utils import distributed
+from torch_utils.argument_checks import check_number
 
 __all__ = ["GeneratorEMA", "RunningMeans", "ramps_up"]
 
@@ -39,10 +40,9 @@ class GeneratorEMA:
         ramp: float | None,
         ramps_up: bool = True,
     ):
-        if half_life_kimg < 0:
-            raise ValueError(f"spec.ema must be 0 or more (kimg), got {half_life_kimg}.")
-        if ramp is not None and ramp <= 0:
-            raise ValueError(f"spec.ramp must be positive, or null for no ramp-up, got {ramp}.")
+        check_number("half_life_kimg", half_life_kimg, 0, inclusive=True)
+        if ramp is not None:
+            check_number("ramp", ramp, 0)
         self.source = source
         self.average = average
         self.half_life = half_life_kimg * 1000

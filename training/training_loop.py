@@ -191,7 +191,7 @@ class TrainingLoop:
         return stop.number
 
     def _train(self, logger: RunLogger, stop: StopSignal) -> None:
-        reals = Path(self.folder) / REALS
+        reals = self.folder / REALS
         if self.counters.cur_nimg == 0 and self.previews is not None and reals.exists():
             logger.previews(0, {"reals": reals})
         self._call_back_existing(logger, stop)
@@ -319,7 +319,7 @@ class TrainingLoop:
 
         # Callbacks come after the state was saved: they may take long, or fail.
         if snapshot and reason is None:
-            path, ended = Path(self.folder) / snapshot_name(counters.cur_nimg), counters.tick - 1
+            path, ended = self.folder / snapshot_name(counters.cur_nimg), counters.tick - 1
             self._call_back(logger, stop, Snapshot(path, counters.cur_nimg, ended, lambda: self.networks.generator_ema))
 
         # Time spent here counts as maintenance, not as training.
@@ -494,7 +494,7 @@ class DivergenceCheck:
             return f"the last {streak} steps of a phase had non-finite gradients"
         else:
             return None
-        if (Path(self._folder) / STATE_FILE).exists():
+        if (self._folder / STATE_FILE).exists():
             advice = (
                 f"The snapshots and the state in {self._folder} are from before that. Continue with resume_run= and "
                 "without half precision, if it is in use (precision=float32, on a GPU fp32=true), or start anew from a "

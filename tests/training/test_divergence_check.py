@@ -1,6 +1,7 @@
 """The divergence check before a checkpoint is saved."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from training.phases import GradientGuard
 from training.training_loop import SUSPICIOUS, DivergenceCheck
 
 
-def make(limit=100, folder="runs/0"):
+def make(limit=100, folder=Path("runs/0")):
     weight, count = torch.zeros(3), torch.zeros(1, dtype=torch.int64)
     guard = GradientGuard(device="cpu")
     divergence = DivergenceCheck(
@@ -67,6 +68,6 @@ def test_a_tensor_that_is_not_finite_is_the_end():
 
 def test_several_tensors_that_are_not_finite():
     tensors = [("weight", torch.full((2,), math.nan)), ("bias", torch.full((1,), math.inf)), ("gain", torch.ones(1))]
-    divergence = DivergenceCheck(tensors=tensors, guard=GradientGuard(device="cpu"), limit=3, folder="runs/0")
+    divergence = DivergenceCheck(tensors=tensors, guard=GradientGuard(device="cpu"), limit=3, folder=Path("runs/0"))
     with pytest.raises(UserError, match=r": 2 of its tensors are not finite any more \(weight, bias\)\. "):
         divergence.check(cur_nimg=0)

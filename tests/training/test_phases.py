@@ -229,7 +229,14 @@ def test_ramp_up_shortens_the_half_life():
     assert average(1.0, ema=20, ramp=0.05, cur_nimg=0, batch=32) == 1.0
 
 
-@pytest.mark.parametrize("arguments", [dict(half_life_kimg=-1, ramp=None), dict(half_life_kimg=1, ramp=0)])
-def test_moving_average_rejects_impossible_settings(arguments):
-    with pytest.raises(ValueError, match="spec.ema|spec.ramp"):
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(half_life_kimg=-1, ramp=None), "half_life_kimg must be a finite number of at least 0, got -1."),
+        (dict(half_life_kimg=1, ramp=0), "ramp must be a finite number above 0, got 0."),
+    ],
+)
+def test_moving_average_rejects_impossible_settings(arguments, message):
+    with pytest.raises(ValueError) as error:
         GeneratorEMA(source=nn.Linear(1, 1), average=nn.Linear(1, 1), **arguments)
+    assert str(error.value) == message
