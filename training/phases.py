@@ -189,6 +189,4 @@ class GradientGuard:
         return {"streaks": {phase: streak.clone() for phase, streak in self._streaks.items()}}
 
     def load_state_dict(self, state: dict) -> None:
-        streaks = state["streaks"]
-        if isinstance(streaks, dict):  # older states have a single streak for all phases
-            self._streaks = {phase: streak.to(self._device, copy=True) for phase, streak in streaks.items()}
+        self._streaks = {phase: streak.to(self._device, copy=True) for phase, streak in state["streaks"].items()}

@@ -194,8 +194,6 @@ def test_streaks_are_counted_by_phase():
     other = GradientGuard(device="cpu")
     other.load_state_dict(guard.state_dict())
     assert other.streak() == 3
-    other.load_state_dict({"streaks": torch.zeros(2, dtype=torch.int64)})  # as older runs saved it
-    assert other.streak() == 3
 
 
 def test_gradients_keep_their_memory_layout():
