@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch_utils import distributed
 from torch_utils.argument_checks import check_number
 
-__all__ = ["GeneratorEMA", "RunningMeans", "ramps_up"]
+__all__ = ["GeneratorEMA", "RunningMeans", "complete_ema"]
 
 
 class GeneratorEMA:
@@ -70,16 +70,14 @@ class GeneratorEMA:
         self.ramps_up = state["ramps_up"]
 
 
-def ramps_up(shared: dict, *, resume: str | None) -> bool:
-    """True if the average of a saved run ramps up.
-
-    Completes states of earlier versions, whose runs with `resume=` never ramped up, not even after growing.
+def complete_ema(shared: dict, *, resume: str | None) -> None:
+    """Complete the state of a run of an earlier version: with `resume=` none ramped up, not even after growing.
 
     Args:
         shared: The part of its training state that all processes share.
         resume: The snapshot that it began from; None for none.
     """
-    return shared.setdefault("ema", {"ramps_up": resume is None})["ramps_up"]
+    shared.setdefault("ema", {"ramps_up": resume is None})
 
 
 Part = TypeVar("Part")

@@ -19,8 +19,7 @@ from training.checkpoints.snapshot import load_snapshot, load_state
 from training.checkpoints.training_state import read_state
 from training.cuda_graphs import PhaseGraphs
 from training.data.loader import PairDataset, build_dataset, build_loader
-from training.data.sampler import PairLoader
-from training.ema import GeneratorEMA, ramps_up
+from training.ema import GeneratorEMA, complete_ema
 from training.launch.build import build_ada, build_augment, build_loss, build_networks, build_phases, build_schedule
 from training.launch.run_dir import lock_run_folder, remove_unfinished
 from training.launch.validate import write_options
@@ -104,7 +103,11 @@ def build_loop(
     generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
     trained = {"generator": generator, "generator_ema": generator_ema, "discriminator": discriminator}
     state = read_state(folder) if resuming else None
-    averages_anew = _load_weights(options, state, trained)
+    ramps_up = True
+    if state is not None:  # the weights come with it
+        complete_ema(state["shared"], resume=options["resume"])
+    elif options["resume"] is not None:
+        ramps_up = start_from(options["resume"], **trained)
     augment = build_augment(options)
     networks = Networks(**trained, augment=augment)
     _move(networks, device)
@@ -127,9 +130,22 @@ def build_loop(
         phases=build_phases(options, generator=generator, discriminator=discriminator),
         loss=loss,
         ada=ada,
-        ema=_average(options["spec"], generator, generator_ema, anew=averages_anew),
+        ema=GeneratorEMA(
+            source=generator,
+            average=generator_ema,
+            half_life_kimg=options["spec"]["ema"],
+            ramp=options["spec"]["ramp"],
+            ramps_up=ramps_up,
+        ),
         guard=GradientGuard(device=device, statistics=statistics),
-        loader=_loader(options, dataset, position=counters.cur_nimg, device=device),
+        loader=build_loader(
+            options,
+            dataset=dataset,
+            position=counters.cur_nimg,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            pin_memory=device.type == "cuda",
+        ),
         stream=stream,
         statistics=statistics,
         schedule=build_schedule(options),
@@ -155,19 +171,6 @@ def build_loop(
     return loop
 
 
-def _load_weights(options: Mapping[str, Any], state: dict | None, trained: Mapping[str, Any]) -> bool:
-    """Load the weights that a new run starts from; those of a continued run come with its state.
-
-    Returns:
-        True if the moving average ramps up, see `GeneratorEMA`.
-    """
-    if state is not None:
-        return ramps_up(state["shared"], resume=options["resume"])
-    if options["resume"] is not None:
-        return start_from(options["resume"], **trained)
-    return True
-
-
 def start_from(
     path: str,
     *,
@@ -178,7 +181,7 @@ def start_from(
     """Copy the weights of a snapshot (a file or a run folder) into networks; those of a lower resolution grow.
 
     Returns:
-        True if the image has to be learnt again: growing has lost blocks of the upsampler.
+        True if the moving average ramps up: growing has lost blocks of the upsampler, whose image is learnt anew.
 
     Raises:
         UserError: No usable snapshot, or it does not fit; names the tensors.
@@ -227,24 +230,6 @@ def _move(networks: Networks, device: torch.device) -> None:
             module.to(device)
     if augment is not None:
         augment.p = probability  # read on the host at every pass: it stays there
-
-
-def _average(spec: Mapping[str, Any], generator: Generator, generator_ema: Generator, *, anew: bool) -> GeneratorEMA:
-    return GeneratorEMA(
-        source=generator, average=generator_ema, half_life_kimg=spec["ema"], ramp=spec["ramp"], ramps_up=anew
-    )
-
-
-def _loader(options: Mapping[str, Any], dataset: PairDataset, *, position: int, device: torch.device) -> PairLoader:
-    """The real batches of this process, starting at a position in the data."""
-    return build_loader(
-        options,
-        dataset=dataset,
-        position=position,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        pin_memory=device.type == "cuda",
-    )
 
 
 def _phase_graphs(

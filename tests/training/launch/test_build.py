@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.goldens.networks import small_discriminators
 from tests.goldens.small_losses import make_loss
-from tests.training.tiny import make_plan
+from tests.training.tiny import make_loop
 from torch_utils import distributed
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment
@@ -16,7 +16,6 @@ from training.data.dataset import VideoPairDataset
 from training.data.sampler import InfiniteSampler
 from training.launch.build import build_ada, build_loss, build_networks, build_phases
 from training.launch.config import compose_options
-from training.launch.setup import _average, _loader
 from training.loss import CAMERA_LABEL
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
@@ -85,25 +84,27 @@ def test_penalties_of_weight_zero_have_no_phase(changes, names):
     assert all(phase.lr == pytest.approx(rates[phase.name[0]]) for phase in made)
 
 
-def test_the_optimisers_and_the_average_have_their_options():
+def test_the_optimisers_and_the_average_have_their_options(tmp_path):
     options = OPTIONS | {"spec": SPEC | {"pl_weight": 0, "betas": [0.5, 0.75], "eps": 1e-4}}
-    source, copy = nn.Linear(1, 1), nn.Linear(1, 1)
-    phase = build_phases(options, generator=source, discriminator=nn.Linear(1, 1))[0]
+    phase = build_phases(options, generator=nn.Linear(1, 1), discriminator=nn.Linear(1, 1))[0]
     (group,) = phase.optimizer.param_groups
     assert (group["lr"], group["betas"], group["eps"]) == (0.01, (0.5, 0.75), 1e-4)
-    average = _average(options["spec"], source, copy, anew=False)
-    assert average.source is source and average.average is copy
-    assert (average.half_life, average.ramp, average.ramps_up) == (2500, 0.75, False)
+    loop = make_loop(tmp_path, "spec.ema=2.5", "spec.ramp=0.75")
+    assert loop.ema.source is loop.networks.generator and loop.ema.average is loop.networks.generator_ema
+    assert (loop.ema.half_life, loop.ema.ramp, loop.ema.ramps_up) == (2500, 0.75, True)
 
 
 def test_processes_share_the_real_videos(tmp_path, monkeypatch):
     """Each batch is the next part of the order of the seed, with the pairs of the seed, from the position on."""
-    plan = make_plan(tmp_path, "seed=3", "mirror=true")
+    begun = make_loop(tmp_path, "seed=3", "mirror=true")
+    begun.counters.cur_nimg = 6
+    begun.save_state()
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "broadcast_module", lambda module: None)
     shares = []
     for rank in range(2):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        loader = _loader(plan.options, plan.dataset, position=6, device=torch.device("cpu"))
+        loader = make_loop(tmp_path, "seed=3", "mirror=true", folder=begun.folder).loader
         shares.append(torch.cat([next(loader).frames for _ in range(2)]))
         assert len(shares[-1]) == 4 and loader.position == 6 + 2 * 4
     data = VideoPairDataset(path=tmp_path / "data", resolution=16, nframes=4, mirror=True, seed=3)
