@@ -37,7 +37,7 @@ from training.ema import GeneratorEMA, RunningMeans
 from training.loss import GanLoss, VideoBatch
 from training.monitoring.geometry_monitor import GeometryMonitor
 from training.monitoring.previews import REALS, Previews
-from training.monitoring.run_logger import RunLogger, cpu_memory, gpu_memory, open_run_logger, reset_gpu_peak
+from training.monitoring.run_logger import RunLogger, cpu_memory, gpu_memory, reset_gpu_peak
 from training.networks.fields import is_density_scale
 from training.phases import LOSS_SCALE, GradientGuard, Phase
 from training.schedule import Counters, Schedule
@@ -181,13 +181,22 @@ class TrainingLoop:
         self._tick_start = time.monotonic() - self.counters.tick_seconds
         if self.counters.tick > 0:
             self._pace_from = time.monotonic(), self.counters.cur_nimg
-        opened = open_run_logger(self.folder, self.counters, total_nimg=self.schedule.total_nimg, **self._trackers)
-        with StopSignal() as stop, opened as logger:
+        with StopSignal() as stop:
+            logger = RunLogger(
+                self.folder,
+                next_tick=self.counters.tick,
+                cur_nimg=self.counters.cur_nimg,
+                total_nimg=self.schedule.total_nimg,
+                active=distributed.is_main(),
+                **self._trackers,
+            )
             try:
                 self._train(logger, stop)
             except Exception:
                 logger.print(self._saver.describe_saved())
                 raise
+            finally:
+                logger.close()
         return stop.number
 
     def _train(self, logger: RunLogger, stop: StopSignal) -> None:

@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,6 @@ import torch
 from tqdm import tqdm
 
 from dnnlib import append_line, atomic_write, explain_file_trouble, format_time
-from torch_utils import distributed
 from torch_utils.training_stats import Moments
 from training.monitoring.trackers import Trackers
 
@@ -33,7 +32,6 @@ __all__ = [
     "RunLogger",
     "cpu_memory",
     "gpu_memory",
-    "open_run_logger",
     "reset_gpu_peak",
     "status_line",
 ]
@@ -164,8 +162,8 @@ class RunLogger:
         cur_nimg: int,
         total_nimg: int,
         active: bool,
-        trackers: Sequence[str] = ("tensorboard",),
-        options: Mapping[str, Any] | None = None,
+        trackers: Sequence[str],
+        options: Mapping[str, Any],
     ):
         self._active = active
         self._path = Path(folder) / "stats.jsonl"
@@ -173,9 +171,7 @@ class RunLogger:
         if active:
             if self._path.exists():
                 _truncate(self._path, next_tick)
-            self.trackers = Trackers(
-                trackers, Path(folder), first_step=cur_nimg + 1, options=options or {}, say=self.print
-            )
+            self.trackers = Trackers(trackers, Path(folder), first_step=cur_nimg + 1, options=options, say=self.print)
         self._bar = tqdm(
             total=total_nimg / 1000,
             initial=cur_nimg / 1000,
@@ -225,34 +221,6 @@ class RunLogger:
         self._bar.close()
         if self._active:
             self.trackers.close()
-
-
-@contextlib.contextmanager
-def open_run_logger(
-    folder: str | os.PathLike,
-    counters: Any,
-    *,
-    total_nimg: int,
-    trackers: Sequence[str],
-    options: Mapping[str, Any],
-) -> Iterator[RunLogger]:
-    """The logger of a run that continues at `counters` (training.schedule), closed at the end.
-
-    Only the main process writes. For `trackers` and `options` see `RunLogger`.
-    """
-    logger = RunLogger(
-        folder,
-        next_tick=counters.tick,
-        cur_nimg=counters.cur_nimg,
-        total_nimg=total_nimg,
-        active=distributed.is_main(),
-        trackers=trackers,
-        options=options,
-    )
-    try:
-        yield logger
-    finally:
-        logger.close()
 
 
 def _number(value: float) -> float | None:

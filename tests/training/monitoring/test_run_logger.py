@@ -19,7 +19,8 @@ VALUES = {
 
 
 def reports(folder, *, next_tick=0, cur_nimg=0, active=True):
-    return RunLogger(folder, next_tick=next_tick, cur_nimg=cur_nimg, total_nimg=2000, active=active)
+    position = {"next_tick": next_tick, "cur_nimg": cur_nimg, "total_nimg": 2000}
+    return RunLogger(folder, **position, active=active, trackers=["tensorboard"], options={})
 
 
 def test_status_line():
@@ -65,14 +66,14 @@ def test_damaged_rows_do_not_keep_a_run_from_going_on(tmp_path):
     good = b'{"tick": 0, "kimg": 1.0}\n'
     damaged = b'{"tick": 0, \xff\xfe}\n' + b"\0" * 9 + b"\n[1]\n" + b"[" * 100_000 + b"\n"
     (tmp_path / "stats.jsonl").write_bytes(good + damaged + b'{"tick": 1}\n{"tick": 2}\n{"ti')
-    RunLogger(tmp_path, next_tick=2, cur_nimg=8, total_nimg=16, active=True, trackers=()).close()
+    RunLogger(tmp_path, next_tick=2, cur_nimg=8, total_nimg=16, active=True, trackers=(), options={}).close()
     assert (tmp_path / "stats.jsonl").read_bytes() == good + b'{"tick": 1}\n'
 
 
 def test_statistics_that_cannot_be_read(tmp_path):
     (tmp_path / "stats.jsonl").mkdir()
     with pytest.raises(UserError, match="^Cannot write .*stats.jsonl: Is a directory; check that"):
-        RunLogger(tmp_path, next_tick=2, cur_nimg=8, total_nimg=16, active=True, trackers=())
+        RunLogger(tmp_path, next_tick=2, cur_nimg=8, total_nimg=16, active=True, trackers=(), options={})
 
 
 def test_without_tensorboard(tmp_path, monkeypatch, capsys):
@@ -180,9 +181,9 @@ def test_names_that_are_no_text(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with LogFile(folder / "log.txt"):
-        reports = RunLogger(folder, next_tick=0, cur_nimg=0, total_nimg=1000, active=True)
-        reports.print(f"Run folder: {folder.name}")
-        reports.close()
+        logger = reports(folder)
+        logger.print(f"Run folder: {folder.name}")
+        logger.close()
     said = (folder / "log.txt").read_text(encoding="utf-8")
     assert "Run folder: caf\\udce9\n" in said
     assert "The folder's name is not UTF-8: no events for TensorBoard are written" in said
