@@ -276,87 +276,20 @@ def metrics_cache(options: Mapping[str, Any]) -> Path:
 def snapshot_callbacks(
     options: Mapping[str, Any], folder: Path, *, inputs: Mapping[str, Any] | None = None
 ) -> list[Callable]:
-    """Callbacks after every snapshot: all metrics at once, so that they share features.
-
-    A metric that the run has measured on the snapshot, with the same feature extractor, is not computed again; rows of
-    `python -m metrics` do not count, which may compare with other real videos. Nothing is computed for a practically
-    untrained generator: that of tick 0, a single iteration, unless the run started from a snapshot or ends there.
+    """Callbacks after every snapshot: the metrics, if there are any.
 
     Args:
         inputs: Result of `metric_inputs` for these options, if this process has called it already.
     """
     if not options["metrics"]:
         return []
-    from metrics.evaluator import Evaluator
-    from metrics.feature_extractors import detector_of
-    from metrics.generated_videos import GeneratedVideos
-    from metrics.results import (
-        added_by_training,
-        append_row,
-        figure_names,
-        is_best,
-        read_metric_rows,
-        row_entry,
-        row_summary,
-    )
-    from torch_utils import distributed
+    from metrics.snapshot_metrics import SnapshotMetrics
     from training.checkpoints.snapshot_files import keep_as_best
-    from training.data.frame_store import UnreadableFrame
 
     if inputs is None or "real" not in inputs:  # not opened yet, or opened before the data were synthesised
         inputs = metric_inputs(options)
     cache = metrics_cache(options)
-    about = {} if inputs["real"] is None else inputs["real"].origin
-
-    def missing(snapshot) -> list[str]:
-        names = []
-        for name in options["metrics"]:
-            detector = inputs["detectors"].get(detector_of(METRICS[name].network))
-            rows = [
-                row
-                for row in read_metric_rows(folder, name)
-                if row.get("cur_nimg") == snapshot.cur_nimg
-                and added_by_training(row)
-                and (detector is None or row_entry(row, "detector").get("sha256") == detector.sha256)
-            ]
-            if not rows:
-                names.append(name)
-            elif is_best(folder, rows[-1]):  # the process may have been killed before it did this
-                keep_as_best(snapshot.path, rows[-1]["metric"])
-        return names
-
-    def measure(snapshot) -> dict[str, float]:
-        last = snapshot.cur_nimg >= round(options["kimg"] * 1000)
-        if snapshot.tick == 0 and options["resume"] is None and not last:
-            return {}
-        names = distributed.broadcast_object(missing(snapshot) if distributed.is_main() else None)
-        if not names:
-            return {}
-        if distributed.is_main():
-            print(f"Measuring {snapshot.path.name}: {', '.join(names)}")
-        fake = GeneratedVideos(snapshot.generator, nframes=options["nframes"], label=inputs["label"])
-        device = next(snapshot.generator.parameters()).device
-        evaluator = Evaluator(fake=fake, real=inputs["real"], device=device, detectors=inputs["detectors"], cache=cache)
-        values = {}
-        for name in names:
-            try:
-                row = evaluator.evaluate(name, together=names)
-            except UnreadableFrame as error:  # as the training itself, which takes another clip, the run goes on
-                if distributed.is_main():
-                    print(f"{name} is left out: {error}")
-                continue
-            values[name] = row["value"]
-            for second in figure_names(name)[1:]:  # the recall; the value is the precision
-                values[f"{name}_{second}"] = row[second]
-            if distributed.is_main():
-                row.update(checkpoint=snapshot.path.name, cur_nimg=snapshot.cur_nimg, **about)
-                append_row(folder, row)
-                if is_best(folder, row):
-                    keep_as_best(snapshot.path, row["metric"])
-                print(row_summary(row))
-        return values
-
-    return [measure]
+    return [SnapshotMetrics(options, folder, **inputs, cache=cache, keep_as_best=keep_as_best)]
 
 
 def open_run_folder(job, names: Mapping[str, bool]) -> Path:
