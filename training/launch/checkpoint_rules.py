@@ -9,11 +9,17 @@ import torch
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from dnnlib import UserError, is_number
-from training.checkpoints.growing import generator_states, grown_state, grows, is_block, options_to_keep_upsampler
+from training.checkpoints.growing import (
+    Grown,
+    generator_states,
+    grown_state,
+    grows,
+    is_block,
+    options_to_keep_upsampler,
+)
 from training.checkpoints.snapshot import MAX_NUMBER, check_state, load_snapshot, own_class, same_class
 from training.checkpoints.training_state import read_state
 from training.data.loader import PairDataset
-from training.launch.config import NETWORKS
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.fields import is_density_scale
 from training.networks.generator import Generator
@@ -54,27 +60,59 @@ def check_snapshot(
     Args:
         given: Names of the options that the command was given.
     """
-    path, frozen, notes = options["resume"], options["freezed"], []
+    path = options["resume"]
     content = load_snapshot(path)
+    stored = content["generator"]["config"]
     _check_meaning(content, generator, source=path)
     states = generator_states(content, generator)
-    parts = {
-        "the generator": (generator, states[1], content["generator"]["config"]),
-        "the discriminators": (discriminator, content["discriminator"]["state"], content["discriminator"]["config"]),
+    networks = {
+        "generator": (generator, states[1]),
+        "discriminator": (discriminator, content["discriminator"]["state"]),
     }
+    grown = _check_fit(content, networks, source=path)
+    for name, (network, _) in networks.items():
+        _check_choices(f"model.{name}", network, content[name]["config"], source=path)
+    notes = [note for name, (network, _) in networks.items() for note in _class_note(name, network, content[name])]
+    if grown:
+        _check_frozen(options["freezed"], stored["resolution"], discriminator.resolution, source=path)
+        notes += _growth_notes(content, generator, grown)
+    if not any(network.lost for network in grown) and "spec.ramp" in given and options["spec"]["ramp"] is not None:
+        notes.append(
+            "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's average, "
+            "unless growing loses what the upsampler has learnt."
+        )
+    notes += _views_note(stored, generator.config, given)
+    notes += _camera_label_note(stored, generator.config, options)
+    notes += _augmentation_note(content, options)
+    notes += _density_ramp_note(generator, states[0], given)
+    return notes
+
+
+def _check_fit(
+    content: Mapping[str, Any], networks: Mapping[str, tuple[Any, Mapping[str, torch.Tensor]]], *, source: object
+) -> list[Grown]:
+    """Raise a UserError if the snapshot's tensors do not fit the networks; names the options that differ.
+
+    Args:
+        networks: The generator and the discriminators, each with the snapshot's tensors for it.
+
+    Returns:
+        How each of them grows; empty at the same resolution.
+    """
+    generator, _ = networks["generator"]
     larger, grown = grows(content, generator.resolution), []
     try:
-        for what, (network, state, _) in parts.items():
+        for (network, state), what in zip(networks.values(), ("the generator", "the discriminators"), strict=True):
             if larger:
-                grown.append(grown_state(network, state, what=what, source=path))
+                grown.append(grown_state(network, state, what=what, source=source))
             else:
-                check_state(network, state, what=what, source=path)
+                check_state(network, state, what=what, source=source)
     except UserError as error:
         labels = content["generator"]["config"].get("c_dim", 0), generator.config.get("c_dim", 0)
         differing = dict(
             pair
-            for name, (network, _, config) in zip(NETWORKS, parts.values(), strict=True)
-            for pair in _differing_options(f"model.{name}", network, config, larger, labels)
+            for name, (network, _) in networks.items()
+            for pair in _differing_options(f"model.{name}", network, content[name]["config"], larger, labels)
         )
         trained = [
             f"{how} {' '.join(texts)}"
@@ -83,44 +121,50 @@ def check_snapshot(
         ]
         hint = f" These options differ: it was trained {', '.join(trained)}" if trained else ""
         raise UserError(f"{error}{hint}") from error
-    for name, (network, _, config) in zip(NETWORKS, parts.values(), strict=True):
-        _check_choices(f"model.{name}", network, config, source=path)
-        held, own = content[name].get("class"), own_class(network).get("class")
-        if not same_class(None if held is None else str(held), own):
-            notes.append(
-                f"resume: the snapshot's {name} is {f'{held!r:.100}' if held else 'of this program'}, here it is "
-                f"{repr(own) if own else 'that of this program'}: its weights fit, but may mean something else."
-            )
-    lost = any(network.lost for network in grown)
-    if larger:
-        new = [block for network in grown for block in network.new]
-        width = content["generator"]["config"]["resolution"]
-        if frozen:  # the highest resolutions, whose new layers add zero at first
-            raise UserError(
-                f"freezed={frozen}: {path} has {width}×{width} pixels, so the discriminators' layers for "
-                f"{discriminator.resolution}×{discriminator.resolution} are new and would never be trained; leave it "
-                "out."
-            )
-        notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
-        if lost and (keeping := options_to_keep_upsampler(content, generator)):
-            notes.append(
-                "resume: the upsampler's blocks have other numbers of channels than the snapshot's and lose what they "
-                f"have learnt; {keeping} keeps it."
-            )
-    if not lost and "spec.ramp" in given and options["spec"]["ramp"] is not None:
-        notes.append(
-            "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's average, "
-            "unless growing loses what the upsampler has learnt."
+    return grown
+
+
+def _check_frozen(frozen: int, stored: int, resolution: int, *, source: object) -> None:
+    """Raise a UserError if freezed= is given: the highest resolutions, whose new layers add zero at first."""
+    if frozen:
+        raise UserError(
+            f"freezed={frozen}: {source} has {stored}×{stored} pixels, so the discriminators' layers for "
+            f"{resolution}×{resolution} are new and would never be trained; leave it out."
         )
-    notes += _views_note(content["generator"]["config"], generator.config, given)
-    notes += _camera_label_note(content["generator"]["config"], generator.config, options)
-    notes += _augmentation_note(content, options)
-    ramp = _group(generator.config, "foreground").get("density_ramp")
-    reached = [float(tensor) for name, tensor in states[0].items() if is_density_scale(name)]
-    factor = ramp.get("factor") if isinstance(ramp, Mapping) else None  # classes of the user's own have others
-    if is_number(factor) and reached and min(reached) >= factor and any(name.startswith(RAMP) for name in given):
-        notes.append(f"{RAMP} has no effect: the snapshot's density has reached a factor of {min(reached):g} already.")
+
+
+def _class_note(name: str, network: Any, stored: Mapping[str, Any]) -> list[str]:
+    """A note if the snapshot's network is of another class, whose tensors fit all the same."""
+    held, own = stored.get("class"), own_class(network).get("class")
+    if same_class(None if held is None else str(held), own):
+        return []
+    return [
+        f"resume: the snapshot's {name} is {f'{held!r:.100}' if held else 'of this program'}, here it is "
+        f"{repr(own) if own else 'that of this program'}: its weights fit, but may mean something else."
+    ]
+
+
+def _growth_notes(content: Mapping[str, Any], generator: Generator, grown: list[Grown]) -> list[str]:
+    """Notes on the blocks that are new, and on those of the upsampler that are lost although they need not be."""
+    new = [block for network in grown for block in network.new]
+    width = content["generator"]["config"]["resolution"]
+    notes = [f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}."]
+    if any(network.lost for network in grown) and (keeping := options_to_keep_upsampler(content, generator)):
+        notes.append(
+            "resume: the upsampler's blocks have other numbers of channels than the snapshot's and lose what they "
+            f"have learnt; {keeping} keeps it."
+        )
     return notes
+
+
+def _density_ramp_note(generator: Generator, state: Mapping[str, torch.Tensor], given: Collection[str]) -> list[str]:
+    """A note if the density of the snapshot, of these tensors, has a ramp that was asked for behind it."""
+    ramp = _group(generator.config, "foreground").get("density_ramp")
+    reached = [float(tensor) for name, tensor in state.items() if is_density_scale(name)]
+    factor = ramp.get("factor") if isinstance(ramp, Mapping) else None  # classes of the user's own have others
+    if not (is_number(factor) and reached and min(reached) >= factor and any(name.startswith(RAMP) for name in given)):
+        return []
+    return [f"{RAMP} has no effect: the snapshot's density has reached a factor of {min(reached):g} already."]
 
 
 def _views_note(stored: Mapping[str, Any], own: Mapping[str, Any], given: Collection[str]) -> list[str]:
