@@ -29,7 +29,7 @@ from training.loss import VideoBatch
 from training.phases import Phase
 
 FLOAT = 4  # bytes
-GPUS = (1, 4, 8, 16, 32, 64, 128, 256, 512)
+GPUS = (1, 2, 4, 8, 16)
 
 
 @dataclasses.dataclass(frozen=True)

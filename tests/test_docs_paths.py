@@ -12,8 +12,10 @@ from training.networks.upsampler import UPSAMPLINGS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")), "CONTRIBUTING.md"]
+PAGES += ["assets/heads/README.md"]
 PAGES = [page for page in PAGES if (ROOT / page).exists()]
 SOURCES = ["benchmarks/learning/notes.md"]  # becomes a part of docs/learning.md
+OTHERS = ["CHANGELOG.md", "tests/data/README.md"]  # with names of earlier versions and patterns
 FOLDERS = "assets|benchmarks|conf|dnnlib|docs|metrics|renderer|tests|torch_utils|training|video3d"
 PATH = re.compile(rf"(?<![\w./$-])(?:\./)?((?:{FOLDERS})/[\w./<>*-]*|(?!-)[\w-]+\.sh\b)")
 SCRIPT = re.compile(r"\bpython (\w[\w/]*\.py)\b")
@@ -87,7 +89,7 @@ def test_modules_exist(page):
     assert missing_modules(text_of(page)) == set()
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES + OTHERS)
 def test_links_lead_somewhere(page):
     assert broken_links(page) == set()
 

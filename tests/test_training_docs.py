@@ -10,7 +10,8 @@ from training.launch.config import compose_options
 from training.launch.validate import _processes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "docs/training.md", "docs/scaling.md", "docs/tracking.md", "docs/datasets.md"]
+PAGES = ["README.md", "assets/heads/README.md"]
+PAGES += [f"docs/{name}.md" for name in ("training", "scaling", "tracking", "datasets")]
 
 
 def commands(page: str) -> list[list[str]]:
