@@ -352,7 +352,7 @@ class VideoGenerator(nn.Module):
         """The first codes with the styles of the second in some layers (style mixing, StyleGAN, section 3.1).
 
         Args:
-            layers: 'foreground' (shape and motion), 'upsampler' (colours), or numbers from 0 to `num_ws` − 1.
+            layers: 'foreground' (of the radiance field), 'upsampler', or numbers from 0 to `num_ws` − 1.
 
         Raises:
             ValueError: There is no such layer, or the codes are of different numbers of videos.
