@@ -1,4 +1,7 @@
-"""The training commands in the documentation: their options exist, and their batch can be shared by the processes."""
+"""The training commands in the documentation: their options exist, and their batch can be shared by the processes.
+
+So do the options and messages of docs/troubleshooting.md.
+"""
 
 import pathlib
 import re
@@ -6,7 +9,7 @@ import shlex
 
 import pytest
 
-from training.launch.config import compose_options
+from training.launch.config import CHANGEABLE, compose_options
 from training.launch.validate import _processes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -34,3 +37,33 @@ def test_documented_commands_train_on_a_machine_with_several_devices(page):
     for words in found:
         options = compose_options(words)
         assert _processes(options, 8) == options["gpus"], words
+
+
+@pytest.fixture(scope="module")
+def troubleshooting() -> str:
+    return (ROOT / "docs/troubleshooting.md").read_text()
+
+
+def test_options_that_solve_problems_exist(troubleshooting):
+    spans = re.findall(r"`([a-z][\w.]*=[^`]+)`", troubleshooting)
+    found = [span.split() for span in spans if span != "resume_run=N"]
+    assert len(found) > 15
+    for words in found:
+        compose_options(["outdir=.", "data=.", *words])
+
+
+def test_options_of_a_continued_run_can_be_changed_in_it(troubleshooting):
+    spans = re.findall(r"`([^`]+)` \(c\)", troubleshooting)
+    names = {word.partition("=")[0] for span in spans for word in span.split()}
+    assert len(names) > 8
+    assert {name for name in names if name not in CHANGEABLE and name.split(".")[0] not in CHANGEABLE} == set()
+
+
+def test_quoted_messages_are_printed(troubleshooting):
+    quoted = {words for row in re.findall(r"^\| ([^|]+) \|", troubleshooting, re.MULTILINE)
+              for words in re.findall(r'"([^"]+)"', row)}  # fmt: skip
+    assert len(quoted) > 5
+    paths = [path for room in ("training", "torch_utils") for path in (ROOT / room).rglob("*.py")]
+    sources = "\n".join(path.read_text() for path in paths).replace("{kind}", "faces")
+    sources = re.sub(r'"\n\s*f?"', "", sources)  # a message on two lines
+    assert {words for words in quoted if words not in sources} == set()
