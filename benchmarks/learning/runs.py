@@ -58,24 +58,24 @@ class Run:
 
 
 def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> list[Run]:
-    """The main run with three seeds, one without known cameras, one as in the paper, and the shorter ablations.
+    """The main run with three seeds, one without camera labels, one also with the paper's loss and schedule, ablations.
 
-    With `long_kimg`, two more with other seeds: with known cameras and without. Ablations of length 0 are left out.
+    With `long_kimg`, two more with other seeds: with camera labels and without. Ablations of length 0 are left out.
     """
     foreground = "model.generator.foreground"
     line, no_distortion = "model.generator.motion.frequency=null", "spec.distortion_weight=0"
     no_ramp, slow = f"{foreground}.density_ramp=null", ("spec.lrate=0.0025", "spec.lrate_decay=null")
     no_prior = (f"{foreground}.density_prior=null", f"{foreground}.density_bias=0", no_ramp)
-    as_in_the_paper = (*no_prior, line, no_distortion, *slow, "model.generator.rendering.sampling_multiplier=1")
+    papers_schedule = (*no_prior, line, no_distortion, *slow, "model.generator.rendering.sampling_multiplier=1")
     return [
-        *(Run(f"seed{seed}", f"all parts, seed {seed}", kimg, (KNOWN_CAMERAS, f"seed={seed}")) for seed in SEEDS),
-        Run("unknown_cameras", "cameras unknown", kimg),
-        Run("paper", "as in the paper: cameras unknown, no density prior", kimg, as_in_the_paper),
+        *(Run(f"seed{seed}", f"full model, seed {seed}", kimg, (KNOWN_CAMERAS, f"seed={seed}")) for seed in SEEDS),
+        Run("unknown_cameras", "no camera labels", kimg),
+        Run("paper", "no camera labels; paper's loss and schedule, no density prior", kimg, papers_schedule),
         *(
             Run(name, f"long, {title}", long_kimg, (LONG_AVERAGE, *overrides))
             for name, title, overrides in (
-                ("long", "all parts", (KNOWN_CAMERAS, "seed=4")),
-                ("long_unknown", "cameras unknown", ("seed=5",)),
+                ("long", "full model", (KNOWN_CAMERAS, "seed=4")),
+                ("long_unknown", "no camera labels", ("seed=5",)),
             )
             if long_kimg is not None
         ),
@@ -86,7 +86,7 @@ def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> lis
                 ("no_ramp", "no density ramp", no_ramp),
                 ("slow", "the paper's learning rate", *slow),
                 ("no_distortion", "no distortion loss", no_distortion),
-                ("no_waves", "motions along a line", line),
+                ("no_waves", "linear motion", line),
                 ("no_motion", "no motion network", "model.generator.motion=null"),
                 ("no_background", "no background", "model.generator.background=null"),
                 ("no_image_discriminator", "no image discriminator", "model.discriminator.image=false"),
@@ -127,7 +127,7 @@ def train_all(work: Path, runs: Sequence[Run], *, data: Path, device: str, jobs:
     todo = [run for run in runs if _kimg(work, run) < run.kimg]
     if not todo:
         return
-    # Small tensors: two trainings with a thread each are faster than one after the other with two threads.
+    # Small tensors: two runs with a thread each are faster than one after the other with two threads.
     interval = _snapshot_interval(runs)
     running: set[subprocess.Popen] = set()
     stopped = threading.Event()

@@ -175,15 +175,35 @@ def test_a_run_without_any_surface_is_reported():
     """Its correlations and its share of convex faces are null: nothing over nothing."""
     row = {"kimg": 24.0, "rfvd": 8.1, "warp_ratio": 1.01, "outlines": [0.0] * 4, "frame_differences": {"1": 2.0}}
     row |= dict.fromkeys(["depth_correlation", "relief_correlation", "convex_share", "motion_ratio"])
-    run = runs.Run("paper", "as in the paper", 24)
+    run = runs.Run("paper", "no density prior", 24)
     table = report._targets([run], {"paper": [row]}, {**row, "frame_differences": {"1": 1.0, "5": 1.0, "15": 1.0}})
     cells = {line.split(" | ")[0].strip("| "): line.split(" | ")[2] for line in table.splitlines() if " | " in line}
-    assert cells["convex faces"] == cells["correlation of the mean depth with the ground truth"] == "–"
-    assert cells["rfvd"] == "**8.1**" and cells["thousands of videos"] == "24"
+    assert cells["convex faces"] == cells["depth correlation"] == "–"
+    assert cells["rfvd"] == "**8.1**" and cells["kimg"] == "24"
 
 
 def test_less_is_asked_of_warping_where_cameras_are_unknown():
     row = {"warp_ratio": 1.4}
     known, unknown = runs.Run("known", "known", 24, (runs.KNOWN_CAMERAS,)), runs.Run("unknown", "unknown", 24)
     table = report._targets([known, unknown], {"known": [row], "unknown": [row]}, {"warp_ratio": 2.0})
-    assert "| ≥ 1.6; cameras unknown ≥ 1.3 | **1.40** | 1.40 | 2.00 |" in table
+    assert "| ≥ 1.6; no camera labels ≥ 1.3 | **1.40** | 1.40 | 2.00 |" in table
+
+
+def test_a_missed_target_is_not_rounded_to_it():
+    known, unknown = runs.Run("known", "known", 24, (runs.KNOWN_CAMERAS,)), runs.Run("unknown", "unknown", 24)
+    row = {"warp_ratio": 1.5993, "rfvd": 7.9004, "frame_differences": {"1": 1.2503, "5": 1.0, "15": 0.9}}
+    row |= {"motion_ratio": 5.0, "shuffled": {"motion_ratio": 0.9}, "outlines": [0.9] * 949 + [0.1] * 51}
+    scenes = {"rfvd_halves": 4.86, "frame_differences": {"1": 1.0, "5": 1.0, "15": 1.0}, "warp_ratio": 2.0}
+    table = report._targets([known, unknown], {"known": [row], "unknown": [row]}, scenes)
+    assert "| **1.599** | 1.60 | 2.00 |" in table
+    assert "| ≤ 7.9 | **7.9004** | **7.9004** | 4.9 (two halves) |" in table
+    assert "| within 25 % | **+25.03%, +0.00%, -10.00%** | **+25.03%, +0.00%, -10.00%** |  |" in table
+    assert "| ≥ 5 | 5.0; shuffled 0.90 | 5.0; shuffled 0.90 |  |" in table
+    assert "| ≥ 38 of 40 | **949 of 1000** | **949 of 1000** |  |" in table
+
+
+def test_the_notes_are_on_the_page():
+    page, notes = (path.read_text(encoding="utf-8") for path in (report.PAGE, report.NOTES))
+    findings, rest = notes.split("\n## ", 1)
+    assert page.startswith(f"# What the small model learns\n\n{findings}\n## Setup\n")
+    assert page.endswith(f"\n\n## {rest}")
