@@ -157,12 +157,13 @@ def exponent(points: Sequence[Point]) -> float:
 
 
 def plot(axis: Axis, points: Sequence[Point], path: Path) -> None:
-    """Measured seconds beside those of a linear growth from the first point."""
-    first = points[0]
+    """Measured seconds beside two predictions from the first point."""
+    first, counted = points[0], axis.name.removesuffix(" per side")
+    products = [(p.value, first.seconds * p.multiply_adds / first.multiply_adds) for p in points]
     lines = {
         "measured": [(p.value, p.seconds) for p in points],
-        "linear in size": [(p.value, first.seconds * p.size / first.size) for p in points],
-        "as the products": [(p.value, first.seconds * p.multiply_adds / first.multiply_adds) for p in points],
+        f"if proportional to the number of {counted}": [(p.value, first.seconds * p.size / first.size) for p in points],
+        "predicted from multiply-adds": products,
     }
     draw_lines(path, lines, x_label=axis.name, y_label="seconds", log_x=True)
 

@@ -51,7 +51,7 @@ def test_linked_files_are_at_the_places_of_the_repository(site):
     python = read(site / "docs" / "python.html")
     assert 'href="../index.html#install"' in python and 'href="../notebooks/explore.ipynb"' in python
     home = read(site / "index.html")
-    assert 'href="docs/gpu.html#the-papers-model-in-training"' in home and 'href="conf/config.yaml"' in home
+    assert 'href="docs/gpu.html#speed-and-memory-of-the-papers-model"' in home and 'href="conf/config.yaml"' in home
 
 
 def test_the_api_is_made_from_docstrings(site):

@@ -1,8 +1,9 @@
 """Plots show what they are given where it belongs."""
 
+import pytest
 from PIL import Image
 
-from benchmarks.plots import LINES, draw_lines
+from benchmarks.plots import LINES, _round_ticks, draw_lines
 
 
 def pixels(path, colour):
@@ -27,3 +28,17 @@ def test_powers_are_straight_lines_on_two_logarithmic_scales(tmp_path):
     assert top > bottom and abs(sum(middle) / len(middle) - (top + bottom) / 2) < 4
     level = {y for x, y in pixels(path, LINES[1]) if x > 300}
     assert 1 <= max(level) - min(level) < 9  # flat, but for the points' discs
+
+
+@pytest.mark.parametrize(
+    "last, expected",
+    [
+        (24, [0, 4, 8, 12, 16, 20, 24]),
+        (0.024, [0, 0.004, 0.008, 0.012, 0.016, 0.02, 0.024]),
+        (32, [0, 5, 10, 15, 20, 25, 30]),
+        (1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (9.9, [0, 2, 4, 6, 8]),
+    ],
+)
+def test_ticks_are_round_numbers(last, expected):
+    assert _round_ticks(last) == pytest.approx(expected)
