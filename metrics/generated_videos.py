@@ -8,8 +8,9 @@ integers.
 """
 
 import dataclasses
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,9 @@ class GeneratedVideos:
 
     def digest(self) -> str:
         """A digest that changes with the generator's tensors, render settings and camera prior."""
-        settings = repr((self._generator.settings, vars(self._generator.camera_prior)))
-        return f"{generator_digest(self._generator)} {settings}"
+        prior = self._generator.camera_prior
+        content = repr((self._generator.settings, type(prior), _in_full(vars(prior))))
+        return f"{generator_digest(self._generator)} {hashlib.sha256(content.encode()).hexdigest()}"
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "GeneratedClips":
         """At most `count` clips: every `subsample`-th of `frames` consecutive frames.
@@ -276,6 +278,15 @@ class GeneratedVideos:
             thickness=settings.far - settings.near,
             same_camera=cameras[0].equals(cameras[1]),
         )
+
+
+def _in_full(value: Any) -> Any:
+    """A value whose `repr` shows all of it: that of a tensor or an array shows a few of many numbers."""
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _in_full(entry) for key, entry in value.items()}
+    return [_in_full(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _label_of(generator: Generator, label: Label, index: int) -> torch.Tensor:

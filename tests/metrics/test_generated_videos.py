@@ -14,7 +14,7 @@ from metrics.evaluator import Evaluator
 from metrics.generated_videos import GeneratedVideos, draw_labels, quantise, reproject
 from metrics.real_videos import choose_windows
 from metrics.video_measures import warping_error
-from renderer.cameras import camera_angles
+from renderer.cameras import CameraPrior, camera_angles
 from tests.small_network import small_generator
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
 from training.data.images import fit_square
@@ -350,6 +350,32 @@ def test_description_and_key(videos):
     assert clips.describe() == about | {"last_time": 1.0, "labelled": False}
     labelled = GeneratedVideos(small_generator(c_dim=2), nframes=4, label=lambda index: 0).images(count=1)
     assert labelled.describe() == about | {"resolution": 32, "labelled": True}
+
+
+class TablePrior(CameraPrior):
+    """Cameras from a table of yaws."""
+
+    def __init__(self, yaws):
+        super().__init__()
+        self.tables = [yaws]
+
+    def sample(self, n, stream):
+        index = (stream.uniform("camera/entry", [n]) * len(self.tables[0])).long()
+        return self.at_angles(self.tables[0][index], math.pi / 2)
+
+
+def test_a_digest_has_the_class_of_the_prior_and_all_its_numbers():
+    """Features of the generator are computed anew when it changes."""
+    generator, yaws = small_generator(), torch.linspace(-0.5, 0.5, 5000)
+    videos, digests = GeneratedVideos(generator), []
+    for prior in (CameraPrior(), type("Other", (CameraPrior,), {})(), TablePrior(yaws), TablePrior(yaws.numpy())):
+        generator.camera_prior = prior
+        digests.append(videos.digest())
+    assert digests[2] == digests[3] and len(set(digests)) == 3
+    generator.camera_prior = TablePrior(yaws)
+    assert videos.digest() == digests[2]
+    yaws[2500] += 0.01
+    assert videos.digest() not in digests
 
 
 def test_generators_have_no_complete_set_of_frames(videos):
