@@ -103,7 +103,7 @@ class StoredVideos:
         self.prepared = manifest is not None
         self._stride = store_stride(self._store, manifest, frame_stride)
         self._videos = self._store.videos
-        self._movies = [] if self._videos or self._store.is_zip else self._store.movies
+        self._movies = [] if self._videos or self._store.is_file else self._store.movies
         self.notes: list[str] = []
         rendered = generated and manifest is None
         if rendered:
@@ -216,7 +216,7 @@ class StoredVideos:
             others = {output_stem(base, other) for other in OUTPUTS if other != name}
             if name in OUTPUTS and name != "rgb" and not there.isdisjoint(others):
                 return True
-            return not self._store.is_zip and os.path.exists(os.path.join(self._store.path, stem, SCALE_FILE))
+            return not self._store.is_file and os.path.exists(os.path.join(self._store.path, stem, SCALE_FILE))
 
         return [stem for stem in stems if is_map(stem)]
 
@@ -383,7 +383,7 @@ class StoredVideos:
 
     def _file(self, video: int, frame: int) -> str:
         """The file that holds a frame; `frame` counts before the stride."""
-        if self._store.is_zip:
+        if self._store.is_file:
             return self._store.path
         if self._movies:
             return os.path.join(self._store.path, self._movies[video])

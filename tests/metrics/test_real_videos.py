@@ -1,5 +1,6 @@
 """Videos on disk as one side of an evaluation: choice of clips, pixels, and the cache key."""
 
+import io
 import json
 import os
 import shutil
@@ -19,7 +20,8 @@ from renderer.output_writer import OutputVideos
 from renderer.outputs import CHANNELS, OUTPUTS
 from renderer.video import VideoWriter
 from tests.training.data.movies import run_ffmpeg
-from training.data.dataset import random_block
+from training.data import frame_index
+from training.data.dataset import VideoPairDataset, random_block
 from training.data.frame_store import FrameStore, UnreadableFrame
 from training.data.images import fit_square
 
@@ -459,6 +461,35 @@ def test_a_change_that_keeps_size_and_modification_time_is_noticed(root, monkeyp
     time.sleep(0.02)  # for another status change time, which has a resolution of milliseconds
     change_in_place(root / "set" / "1" / "003.png", keep_time=True)
     assert clips.key() != before
+
+
+def test_a_storage_of_ones_own_is_a_listing_and_the_bytes_of_a_frame(tmp_path, monkeypatch):
+    """As docs/extending.md says: training reads the frames, and features of real videos are cached by their content."""
+    clips, path = np.random.RandomState(0).randint(0, 256, [3, 4, 16, 16, 3], np.uint8), tmp_path / "clips.npy"
+    np.save(path, clips)
+
+    def list_arrays(path):
+        videos, frames = np.load(path, mmap_mode="r").shape[:2]
+        return frame_index._listing({f"{i}": [f"{t}.png" for t in range(frames)] for i in range(videos)}, movies=[])
+
+    def frame_bytes(store, video, index):
+        buffer = io.BytesIO()
+        Image.fromarray(np.load(store.path, mmap_mode="r")[int(video.path), index]).save(buffer, "png")
+        return buffer.getvalue()
+
+    monkeypatch.setattr("training.data.frame_store.list_files", list_arrays)
+    monkeypatch.setattr(FrameStore, "frame_bytes", frame_bytes)
+    dataset = VideoPairDataset(path=path, resolution=16, nframes=4)
+    assert (dataset.name, len(dataset), dataset.notes) == ("clips", 3, [])
+    assert np.array_equal(dataset.clip(1), clips[1].transpose(0, 3, 1, 2))
+    real = StoredVideos(path, resolution=16)
+    measured = real.clips(count=3, frames=4)
+    assert sorted(map(bytes, measured.load(range(3)).numpy())) == sorted(map(bytes, clips.transpose(0, 4, 1, 2, 3)))
+    key = measured.key()
+    assert len(key) == 64 and real.notes == []
+    clips[2, 3, 0, 0] ^= 1
+    np.save(path, clips)
+    assert StoredVideos(path, resolution=16).clips(count=3, frames=4).key() != key
 
 
 def test_files_that_have_just_changed_are_read_again(root, monkeypatch):

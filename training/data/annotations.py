@@ -467,5 +467,5 @@ def _places_nearby(store: FrameStore) -> list[str]:
     tool were given, it is the parent.
     """
     places = list(dict.fromkeys(video.path.split("/")[0] for video in store.videos if "/" in video.path))[:MAX_PLACES]
-    around = not store.is_zip and os.path.basename(os.path.abspath(store.path)) == "videos"
+    around = not store.is_file and os.path.basename(os.path.abspath(store.path)) == "videos"
     return [*places, os.pardir] if around else places

@@ -140,6 +140,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
     Attributes:
         name: Name of the folder or zip.
         resolution, nframes, frame_stride, mirror: As given.
+        source_stride: The frame stride, counted before the dataset tool left any frames out.
         c_dim: Length of a label, 0 without labels.
         numeric_labels: Labels are lists of numbers, not classes.
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
@@ -182,7 +183,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self._store = FrameStore(path)
         self._store.require_videos()
         self.name = os.path.basename(os.path.abspath(path))
-        if self._store.is_zip:
+        if self._store.is_file:
             self.name = os.path.splitext(self.name)[0]
         self._videos = self._store.videos
         manifest = store_manifest(self._store)

@@ -67,7 +67,7 @@ class FrameStore:
 
     Attributes:
         path: As given.
-        is_zip: True for a zip, False for a folder.
+        is_file: True for a single file, such as a zip; False for a folder.
         videos: The folders of images, in natural order of their paths, without the root itself.
         loose_frames: Number of images directly in the root.
         root_video: These images as a video of the path ''; None if there are none.
@@ -92,7 +92,7 @@ class FrameStore:
         """
         self.path = stored_path(path)
         listing = list_files(self.path)
-        self.is_zip = listing.locations is not None
+        self.is_file = not os.path.isdir(self.path)
         self._names = listing.names
         self._locations = listing.locations
         self._others = listing.others
@@ -123,14 +123,14 @@ class FrameStore:
                 f"'{self.path}' holds encoded videos ({self.movies[0]}) but no frames: turn them into frames with "
                 f"`python -m training.dataset_tool '{self.path}' OUT` and use OUT."
             )
-        if not self.is_zip and any(name.endswith(".tar") for name in os.listdir(self.path)):
+        if not self.is_file and any(name.endswith(".tar") for name in os.listdir(self.path)):
             raise UserError(describe_tar_files(self.path))
         left_out = f"; {self.unsafe} entries that are links, or lead out of it, were left out" if self.unsafe else ""
         left_out += f"; {self.other_images} images of other formats are not read" if self.other_images else ""
         left_out += f"; {self.dangling}" if self.dangling else ""
         if (unknown := self._describe_unread(archives=False)) is not None:
             left_out += f"; {unknown} are not read"
-        names = self._others if self.is_zip else os.listdir(self.path)
+        names = self._others if self.is_file else os.listdir(self.path)
         packed = sorted(name for name in names if name.lower().endswith(ARCHIVES))
         left_out += f"; archives ({packed[0]}) have to be unpacked" if packed else ""
         raise UserError(
@@ -141,7 +141,7 @@ class FrameStore:
     def refuse_runs(self) -> None:
         """Raise a UserError if this is, or holds, the folder of a training run, whose previews are not its videos."""
         previews = {os.path.dirname(video.path) for video in self.videos if os.path.basename(video.path) == "images"}
-        for folder in [] if self.is_zip else ["", *sorted(previews)[:MAX_RUNS]]:
+        for folder in [] if self.is_file else ["", *sorted(previews)[:MAX_RUNS]]:
             place = os.path.join(self.path, folder) if folder else self.path
             if os.path.isfile(os.path.join(place, RUN_OPTIONS)):
                 raise UserError(
@@ -235,7 +235,7 @@ class FrameStore:
         Raises:
             OSError: It cannot be read.
         """
-        if self.is_zip:
+        if self.is_file:
             location = self._others.get(join_path(*parts))
             return None if location is None else self._read_member(location)
         try:
@@ -284,7 +284,7 @@ class FrameStore:
             OSError: It cannot be read.
         """
         name = self.frame_name(video, index)
-        if self.is_zip:
+        if self.is_file:
             return self._read_member(self._locations[video.start + index])
         data = self.read_bytes(video.path, name)
         if data is None:

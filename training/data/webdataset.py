@@ -75,6 +75,7 @@ class ShardPairDataset:
     Attributes:
         name: Name of the folder or the file.
         resolution, nframes, frame_stride, mirror: As given.
+        source_stride: As for VideoPairDataset.
         c_dim: Length of a label, 0 without labels.
         numeric_labels: Labels are lists of numbers, not classes.
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.

@@ -259,7 +259,7 @@ def source_frames(
                 raise BrokenVideo(str(error)) from error
         return
     with contextlib.ExitStack() as stack:
-        zipped = among.store is not None and among.store.is_zip
+        zipped = among.store is not None and among.store.is_file
         if zipped:  # most formats need a seekable file
             suffix = os.path.splitext(source.path)[1]
             file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".movie-", suffix=suffix)).name

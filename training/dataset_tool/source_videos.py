@@ -84,7 +84,7 @@ class SourceSet:
 
     def stamp(self, source: Source) -> str:
         """Digest of a video's file sizes and times (mtime, ctime), which changes with the video."""
-        if self.store is not None and self.store.is_zip:
+        if self.store is not None and self.store.is_file:
             files = [self.root]
         elif source.video is None:
             files = [self.file_of(source)]
