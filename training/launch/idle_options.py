@@ -4,7 +4,6 @@ A few of them are mistakes that would harm a training, and are refused. The othe
 repeated with small changes (on another machine, without metrics) and should keep working.
 """
 
-import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -295,15 +294,9 @@ def check_cuda_graphs(options: Options, devices: Devices) -> None:
 
 
 def check_freezing(options: Options) -> None:
-    """Raise a UserError if layers that were never trained, or that do not exist, are to be frozen."""
-    frozen, blocks = options["freezed"], int(math.log2(options["resolution"])) - 2  # see Discriminator.layers
-    layers = 3 * blocks
-    if frozen and options["resume"] is None:
+    """Raise a UserError if layers that were never trained are to be frozen; `freeze` refuses more than there are."""
+    if options["freezed"] and options["resume"] is None:
         raise UserError(
-            f"freezed={frozen} freezes trained layers of the discriminators and needs resume=, the snapshot that has "
-            "them; without it they would stay random."
-        )
-    if frozen > layers:
-        raise UserError(
-            f"freezed={frozen}: the discriminators have {layers} layers at this resolution; use 0 to {layers}."
+            f"freezed={options['freezed']} freezes trained layers of the discriminators and needs resume=, the "
+            "snapshot that has them; without it they would stay random."
         )

@@ -260,7 +260,16 @@ class TimeAwareDiscriminators(nn.Module):
         return self.image(frames.flatten(0, 1), None if c is None else c.repeat_interleave(frames.shape[1], dim=0))
 
     def freeze(self, num_layers: int) -> None:
-        """Stop training the first `num_layers` convolutional layers of each discriminator (FreezeD)."""
+        """Stop training the first `num_layers` convolutional layers of each discriminator (FreezeD).
+
+        Raises:
+            ValueError: There are fewer.
+        """
+        most = len(self.video.layers())
+        if num_layers > most:
+            raise ValueError(
+                f"freezed={num_layers}: the discriminators have {most} layers at this resolution; use 0 to {most}."
+            )
         for network in (self.video, self.image):
             if network is not None:
                 for layer in network.layers()[:num_layers]:

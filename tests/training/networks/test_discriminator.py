@@ -179,6 +179,17 @@ def test_frozen_layers():
     assert discriminators.video.epilogue.out.bias.grad is not None
 
 
+@pytest.mark.parametrize("resolution", [8, 16, 64])
+def test_more_layers_than_there_are_cannot_be_frozen(resolution):
+    discriminators = TimeAwareDiscriminators(resolution=resolution, channel_base=1 / 512)
+    every = len(discriminators.video.layers())
+    discriminators.freeze(every)
+    assert not any(layer.weight.requires_grad for layer in discriminators.video.layers())
+    expected = f"freezed={every + 1}: the discriminators have {every} layers at this resolution; use 0 to {every}."
+    with pytest.raises(ValueError, match=f"^{expected}$"):
+        discriminators.freeze(every + 1)
+
+
 def test_without_an_image_discriminator():
     discriminators = TimeAwareDiscriminators(resolution=8, channel_base=0.004, image=False)
     assert discriminators.image is None
