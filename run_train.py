@@ -203,8 +203,8 @@ def run(
 def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     """The real videos and detectors of the metrics, opened early so that errors come before the training.
 
-    The result has no 'real' and no 'label' for data that are still to be synthesised; 'real' is None for tar files,
-    which metrics do not read.
+    The result has no 'real' and no 'label' for data that are still to be synthesised; 'real' is None where no metric
+    needs them.
 
     Raises:
         UserError: A detector is missing or not a TorchScript file; real videos are missing, too few or unsuitable; or a
@@ -257,7 +257,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"metrics: {needing[0]} needs {wanted}, and metrics read none from tar files: measure the snapshots "
                 "with python -m metrics --real FRAMES, a folder or zip of frames of the same videos."
             )
-    else:
+    elif options["cond"] or any(metric.uses_real for metric in chosen):  # others do not need data that metrics read
         real = StoredVideos(data, resolution=options["resolution"], frame_stride=options["frame_stride"])
         for metric in chosen:
             if metric.uses_real and metric.samples == "clips":

@@ -705,7 +705,6 @@ def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, looks,
     best = torch.load(folder / "best-warping32_2v.pt")
     assert best["progress"]["cur_nimg"] == rows[values.index(min(values))]["cur_nimg"]
     assert not (folder / "best-flatness32_1v.pt").exists()  # neither flat nor deep is better
-    assert {(row["real_name"], row["frame_stride"]) for row in rows} == {(data.name, 1)}  # for --compare
 
 
 def test_metrics_of_a_training_on_tar_files(tmp_path, data, looks, monkeypatch, capsys):
@@ -723,6 +722,19 @@ def test_metrics_of_a_training_on_tar_files(tmp_path, data, looks, monkeypatch, 
     assert len(looks) == 1
     (folder,) = (tmp_path / "runs").iterdir()
     assert [n for n, _ in measured(folder)["metric-warping32_2v"]] == [8]
+
+
+def test_metrics_without_real_videos_do_not_open_the_data(tmp_path, data, monkeypatch):
+    """Which may be of a format of the user's own."""
+    (tmp_path / "clips.npy").write_bytes(b"")
+    build = validate.build_dataset
+    monkeypatch.setattr(validate, "build_dataset", lambda options: build(options | {"data": str(data)}))
+    words = [f"outdir={tmp_path / 'runs'}", f"data={tmp_path / 'clips.npy'}", *OVERRIDES]
+    assert run_train.make_plan([*words, "metrics=flatness32_1v"]).inspected == {
+        "detectors": {}, "real": None, "label": None,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="clips.npy' is neither a folder nor a zip file"):
+        run_train.make_plan([*words, "metrics=flicker32_16f"])
 
 
 def measured(folder) -> dict[str, list[tuple[int, float]]]:
@@ -778,6 +790,7 @@ def test_rows_of_the_metrics_command_in_the_run_folder_decide_nothing(tmp_path, 
     assert click.testing.CliRunner().invoke(metrics_command.main, list(map(str, words))).exception is None
     file = folder / "metric-rfvd64_16f.jsonl"
     own, foreign = map(json.loads, file.read_text().splitlines())
+    assert (own["real_name"], own["frame_stride"]) == ("data", 1)  # for --compare
     file.write_text("".join(json.dumps(row) + "\n" for row in ({**own, "value": 1e9}, {**foreign, "value": 0.001})))
 
     assert call(monkeypatch, f"resume_run={folder}", "kimg=0.02", "metrics=rfvd64_16f,flicker32_16f") == 0
