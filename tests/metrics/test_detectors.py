@@ -1,6 +1,9 @@
 """Detector files: which are loaded, which are refused, and the messages."""
 
 import dataclasses
+import re
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +45,21 @@ def test_the_table():
     vgg16 = DETECTORS["vgg16"]
     assert vgg16.file == "vgg16.pt" and vgg16.git_blob is None and vgg16.download is None
     assert inception.file == "inception-2015-12-05.pt" and inception.git_blob is None and inception.download is None
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_the_file_of_the_documentation(tmp_path, monkeypatch):
+    """The lines of docs/evaluation.md make a feature extractor."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "make.py").write_text(lines)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("make.py")
+    found = find_detectors(["fvd64_16f_colours"], {"colours": "colours.pt"})
+    clips = torch.randint(0, 256, [2, 3, 16, 8, 8], dtype=torch.uint8)
+    features = make_network("colours", device="cpu", detectors=found)(clips)
+    expected = (clips.float() / 127.5 - 1).mean(dim=(3, 4)).flatten(1)
+    torch.testing.assert_close(features.float(), expected, rtol=0, atol=1e-5)
 
 
 def test_download_into_the_cache(tmp_path, known_i3d):
