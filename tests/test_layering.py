@@ -46,9 +46,9 @@ MAY_IMPORT = {
         "training.monitoring",
     },
     "training.launch": {
-        "dnnlib", "torch_utils", "training.networks", "training.augment", "training.data", "training.schedule",
-        "training.phases", "training.ema", "training.loss", "training.cuda_graphs", "training.checkpoints",
-        "training.monitoring", "training.synthetic", "training.training_loop",
+        "dnnlib", "torch_utils", "renderer", "training.networks", "training.augment", "training.data",
+        "training.schedule", "training.phases", "training.ema", "training.loss", "training.cuda_graphs",
+        "training.checkpoints", "training.monitoring", "training.synthetic", "training.training_loop",
     },
     # What is measured: datasets, and videos that a generator renders.
     "metrics": {"dnnlib", "torch_utils", "renderer", "training.networks", "training.data", "training.inference"},

@@ -24,6 +24,7 @@ def model_card(
     about: Mapping[str, Any],
     resolution: int,
     label: int | Sequence[float] | None = None,
+    network_class: str | None = None,
     data: str = "",
     licence: str = "",
     metrics: Sequence[Mapping[str, Any]] = (),
@@ -35,6 +36,7 @@ def model_card(
         about: 'dataset' and 'progress' of the training.
         resolution: Width of the images in pixels.
         label: Class, or numbers of a label, for the commands; None for a generator without labels.
+        network_class: Dotted name of a class of the user's own, which the commands then need.
         data: A sentence on the training data: their source, and what they may be used for.
         licence: Id of the weights' licence as the Hub knows it, like 'apache-2.0' or 'other'.
         metrics: Rows with 'metric' and 'value', and 'interval' (low, high) if it is known. Rows of two 'figures', such
@@ -53,6 +55,16 @@ def model_card(
     facts["licence of the weights"] = licence or "not stated"
     lines += ["| | |", "| :-- | :-- |", *(f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items()), ""]
     lines += [data or "Training data: not described.", ""]
+    variable, given, imported = "", "", []
+    if network_class is not None:
+        # The name of a script's module is not known here.
+        module, _, own = network_class.replace("__main__", "MODULE").rpartition(".")
+        lines += [
+            f"Its class, `{own}` of the module `{module}`, is not part of the package: it is needed, too.",
+            "",
+        ]
+        variable, given = f"GENERATOR_CLASS={shlex.quote(f'{module}.{own}')} ", f", generator_class={own}"
+        imported = ["", f"from {module} import {own}"]
     if metrics:
         lines += ["| metric | value | interval |", "| :-- | --: | :-- |"]
         lines += [*(line for row in metrics for line in _metric_lines(row)), ""]
@@ -63,10 +75,10 @@ def model_card(
         numbers = [label] if isinstance(label, int) else label
         of_class = f" --class_idx={','.join(map(str, numbers))}"
         argument = f", class_idx={label}"
-    command = f"video3d-generate --outdir out --network_pkl {shlex.quote(source)} --seeds 0-3{of_class}"
+    command = f"{variable}video3d-generate --outdir out --network_pkl {shlex.quote(source)} --seeds 0-3{of_class}"
     lines += ["```bash", command, "```", ""]
-    code = ["import video3d", "", f"G = video3d.load_generator({quoted})", f"video = G.video(seed=3{argument})"]
-    return "\n".join([*lines, "```python", *code, "```", ""])
+    code = [f"G = video3d.load_generator({quoted}{given})", f"video = G.video(seed=3{argument})"]
+    return "\n".join([*lines, "```python", "import video3d", *imported, "", *code, "```", ""])
 
 
 def write_card(
@@ -77,6 +89,7 @@ def write_card(
     about: Mapping[str, Any],
     resolution: int,
     label: int | Sequence[float] | None,
+    network_class: str | None,
     data: str,
     licence: str,
     metrics: Sequence[Mapping[str, Any]],
@@ -84,12 +97,12 @@ def write_card(
     """Write a model card and its picture into a folder.
 
     Args:
-        label: As for `model_card`.
+        label, network_class: As for `model_card`.
         samples: Videos, uint8 [B, T, 3, H, W], for the picture: a row for each.
     """
     save_png(image_grid(samples.flatten(0, 1), samples.shape[1]), os.path.join(folder, PICTURE))
     facts = {"data": data, "licence": licence, "metrics": metrics}
-    card = model_card(name, about=about, resolution=resolution, label=label, **facts)
+    card = model_card(name, about=about, resolution=resolution, label=label, network_class=network_class, **facts)
     with atomic_write(os.path.join(folder, "README.md"), "w") as file:
         file.write(card)
 

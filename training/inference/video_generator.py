@@ -636,6 +636,7 @@ class VideoGenerator(nn.Module):
             label = 0 if examples is None else [float(f"{number:.6g}") for number in examples[0].tolist()]
         samples = self.video(seed=range(CARD_SEEDS), frames=CARD_FRAMES, class_idx=label)
         facts = {"about": self.about, "resolution": self.resolution, "label": label}
+        facts["network_class"] = own_class(self.network).get("class")
         write_card(folder, name, samples, **facts, data=data, licence=licence, metrics=metrics)
 
     def push_to_hub(

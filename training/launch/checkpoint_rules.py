@@ -17,7 +17,15 @@ from training.checkpoints.growing import (
     is_block,
     options_to_keep_upsampler,
 )
-from training.checkpoints.snapshot import MAX_NUMBER, check_state, load_snapshot, own_class, same_class
+from training.checkpoints.snapshot import (
+    KINDS,
+    MAX_NUMBER,
+    check_state,
+    class_name,
+    load_snapshot,
+    own_class,
+    same_class,
+)
 from training.checkpoints.training_state import read_state
 from training.data.loader import PairDataset
 from training.networks.discriminator import TimeAwareDiscriminators
@@ -112,7 +120,7 @@ def _check_fit(
         differing = dict(
             pair
             for name, (network, _) in networks.items()
-            for pair in _differing_options(f"model.{name}", network, content[name]["config"], larger, labels)
+            for pair in _differing_options(f"model.{name}", network, content[name], larger, labels)
         )
         trained = [
             f"{how} {' '.join(texts)}"
@@ -133,10 +141,16 @@ def _check_frozen(frozen: int, stored: int, resolution: int, *, source: object) 
         )
 
 
+def _classes(network: Any, stored: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The names of the classes of the snapshot's network and of this one; None for that of this program."""
+    held = stored.get("class")
+    return None if held is None else str(held), own_class(network).get("class")
+
+
 def _class_note(name: str, network: Any, stored: Mapping[str, Any]) -> list[str]:
     """A note if the snapshot's network is of another class, whose tensors fit all the same."""
-    held, own = stored.get("class"), own_class(network).get("class")
-    if same_class(None if held is None else str(held), own):
+    held, own = _classes(network, stored)
+    if same_class(held, own):
         return []
     return [
         f"resume: the snapshot's {name} is {f'{held!r:.100}' if held else 'of this program'}, here it is "
@@ -262,8 +276,8 @@ def _check_meaning(content: Mapping[str, Any], generator: Generator, *, source: 
     pairs = {
         name: (_option(config, name, default), _option(own, name, default))
         for name, default in SHAPELESS.items()
-        if None not in (config.get(name.partition(".")[0], {}), own.get(name.partition(".")[0], {}))
-    }  # without a part, such as motion=null, there are other weights
+        if None not in (config.get(name.partition(".")[0]), own.get(name.partition(".")[0]))
+    }  # without a part, such as motion=null or in a class of the user's own, there are other weights
     if pairs.get("foreground.density_ramp", (None,))[0] is None:
         pairs.pop("foreground.density_ramp", None)  # it may begin here: at a factor of 1
     different = {name: values for name, values in pairs.items() if values[0] != values[1]}
@@ -317,12 +331,13 @@ def _differing_options(
 ) -> Iterator[tuple[str, str]]:
     """Options that give a snapshot's network other shapes than this one, as they are typed.
 
-    Each comes with the word 'with', or, if the snapshot's network does not have the argument, with 'without'.
+    Each comes with the word 'with', or, if the snapshot's network does not have the argument, with 'without'. If the
+    networks are of different classes, that is the option.
 
     Args:
         name: The network's name among the options.
         network: This network, on the meta device.
-        stored: Arguments of the snapshot's network.
+        stored: The snapshot's entry of the network.
         larger: The network grows: its blocks may differ.
         labels: Sizes of the labels of the data, the snapshot's and this run's; discriminators may see cameras as well.
     """
@@ -331,7 +346,11 @@ def _differing_options(
         state = built.state_dict()
         return {name: state[name].shape for name in state if not (larger and is_block(name))}
 
-    for path, value, own in _differences(stored, network.config):
+    held, here = _classes(network, stored)
+    if not same_class(held, here):
+        yield f"{name}._target_={_typed(held or class_name(KINDS[name.removeprefix('model.')])):.100}", "with"
+        return
+    for path, value, own in _differences(stored["config"], network.config):
         try:
             numbers = value.values() if isinstance(value, Mapping) else [value]
             if any(isinstance(number, int) and number > MAX_NUMBER for number in numbers):

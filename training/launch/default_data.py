@@ -54,7 +54,10 @@ class SyntheticHeads:
         try:
             self._config = default_config(options)
         except (TypeError, ValueError) as error:
-            raise UserError(f"model.generator: {one_line(error)} Synthetic heads have the same cameras.") from error
+            raise UserError(
+                f"model.generator: {one_line(error).rstrip('.')}. Synthetic heads have the same cameras: give data= "
+                "for cameras of another kind."
+            ) from error
         self.path: Path = cache_folder("synthetic", f"synthetic-{self._config.key()}")
         self.name = self.path.name
         self.resolution, self.mirror = options["resolution"], options["mirror"]

@@ -17,6 +17,7 @@ import yaml
 
 from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_bytes, is_number
 from dnnlib.processes import cores
+from renderer.cameras import SMALL_FOV, CameraPrior
 from torch_utils import distributed
 from training.augment.diffaugment import parse_policy
 from training.checkpoints.training_state import ANEW
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "check_writable", "dump_options", "plan", "write_options"]
 
-TINY_FOV = 1.0  # degrees, as SMALL_FOV of renderer.cameras, a room that this one does not import
 TRIAL = 1  # kimg; shorter runs only try whether everything works
 WEAK_P = 0.2  # probability of augmentation below which it hardly does anything
 
@@ -288,9 +288,16 @@ def _model_notes(
     notes += _depth_notes(generator)
     if not continued:
         notes += _prior_notes(generator, options)
-    if options["data"] is not None:  # synthetic heads are made for these cameras
+    if options["data"] is not None:
         notes += _camera_notes(generator, dataset)
+    else:
+        notes += _synthetic_camera_note(generator)
     return notes
+
+
+def _samples_otherwise(prior: Any) -> bool:
+    """True for a prior of the user's own, whose cameras its ranges do not describe."""
+    return getattr(type(prior), "sample", None) is not CameraPrior.sample
 
 
 def _prior_notes(generator: torch.nn.Module, options: Mapping[str, Any]) -> list[str]:
@@ -298,7 +305,7 @@ def _prior_notes(generator: torch.nn.Module, options: Mapping[str, Any]) -> list
     prior, notes = _camera_prior(generator), []
     if prior is None:
         return []
-    if prior.fov < TINY_FOV:
+    if prior.fov < SMALL_FOV:
         notes.append(f"model.generator.camera.fov={prior.fov:g} is tiny: it is in degrees, other angles in radians.")
     (low, high), (lowest, highest) = prior.yaw, prior.pitch
     if -math.pi / 2 - 1e-3 < lowest < -1e-3 and highest < math.pi / 2 + 1e-3:  # as elevations are
@@ -306,7 +313,7 @@ def _prior_notes(generator: torch.nn.Module, options: Mapping[str, Any]) -> list
             f"model.generator.camera.pitch=[{lowest:g},{highest:g}] reaches below 0: pitch is 0 from above and "
             "π/2 on the horizon, so give π/2 − elevation."
         )
-    if options["mirror"] and not options["camera_condition"]:  # otherwise the cameras are known
+    if options["mirror"] and not options["camera_condition"] and not _samples_otherwise(prior):
         from training.data.camera_statistics import TOLERATED, mirrored_outside
 
         if (share := mirrored_outside(prior.yaw, prior.distribution)) > TOLERATED:
@@ -320,7 +327,7 @@ def _prior_notes(generator: torch.nn.Module, options: Mapping[str, Any]) -> list
 def _camera_notes(generator: torch.nn.Module, dataset: PairDataset) -> list[str]:
     """A warning if the generator does not sample cameras like those of the data, or these look wrong."""
     prior, angles = _camera_prior(generator), dataset.cameras()
-    if prior is None or angles is None:
+    if prior is None or angles is None or _samples_otherwise(prior):
         return []
     from training.data.camera_statistics import outside_prior  # rarely needed: few datasets have cameras
 
@@ -328,6 +335,17 @@ def _camera_notes(generator: torch.nn.Module, dataset: PairDataset) -> list[str]
         angles, yaw=prior.yaw, pitch=prior.pitch, distribution=prior.distribution, mirror=dataset.mirror
     )
     return [] if note is None else [note]
+
+
+def _synthetic_camera_note(generator: torch.nn.Module) -> list[str]:
+    """A note if synthetic heads, whose cameras are those of the options, get others from a prior of the user's own."""
+    prior = _camera_prior(generator)
+    if prior is None or not _samples_otherwise(prior):
+        return []
+    return [
+        "No data= was given: the cameras of synthetic heads are sampled from the ranges of model.generator.camera, not "
+        f"by {type(prior).__name__} as those of the generator."
+    ]
 
 
 def _length_notes(options: Mapping[str, Any], generator: torch.nn.Module, given: Collection[str]) -> list[str]:

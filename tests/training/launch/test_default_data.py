@@ -57,7 +57,7 @@ def test_cameras_too_far_away_are_found_before_anything_is_drawn(cache, tmp_path
     words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, "model.generator.camera.radius=[4,4]"]
     message = (
         "model.generator: camera.radius: synthetic heads are seen from at most 3.8 scene units, got 4. Synthetic heads "
-        "have the same cameras."
+        "have the same cameras: give data= for cameras of another kind."
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         plan(words)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import re
 import shutil
 import sys
@@ -21,6 +22,7 @@ from training.checkpoints.snapshot import load_average_generator, load_snapshot,
 from training.export.frame_function import FrameFunction
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
+from training.inference.model_card import model_card
 from training.inference.point_query import PointField
 from training.inference.video_discriminators import load_discriminators
 from training.inference.video_generator import VideoGenerator, load_generator
@@ -143,6 +145,22 @@ def test_a_class_of_a_script_is_loaded_from_its_module(work, monkeypatch):
         monkeypatch.delenv("GENERATOR_CLASS")
 
 
+def test_the_commands_of_a_card_ask_for_an_own_class(work):
+    """The lines of Python are run."""
+    network_class(NAME)
+    model = VideoGenerator(sys.modules["my_models"].LoopingGenerator(**small_generator().config).eval())
+    model.save_pretrained("model")
+    model.save_card("model", "model")
+    card = Path("model/README.md").read_text(encoding="utf-8")
+    needed = "Its class, `LoopingGenerator` of the module `my_models`, is not part of the package: it is needed, too."
+    assert f"\n{needed}\n" in card
+    assert f"\nGENERATOR_CLASS={NAME} video3d-generate --outdir out --network_pkl model --seeds 0-3\n" in card
+    found = {}
+    exec(card.partition("```python\n")[2].partition("```")[0], found)
+    assert type(found["G"].network) is found["LoopingGenerator"] and found["video"].shape[1:] == (3, 32, 32)
+    assert "from MODULE import Own\n" in model_card("a", about={}, resolution=64, network_class="__main__.Own")
+
+
 def test_own_priors_are_rendered_as_they_are_trained(work):
     """And saved: a folder names the class, which builds them again."""
     network_class("my_models.ShellGenerator")
@@ -161,6 +179,9 @@ def test_own_priors_are_rendered_as_they_are_trained(work):
 
     sides = camera_angles(generator.camera_prior.sample(8, RandomStream(0)))[:, 0]
     assert set(sides.tolist()) == set(torch.tensor(generator.camera_prior.yaw).tolist())
+    far = my_models.TwoSided(radius=(2, 2), pitch=(1.0, 1.2)).sample(3, RandomStream(0))
+    torch.testing.assert_close(camera_angles(far)[:, 1], torch.full([3], 1.1))
+    torch.testing.assert_close(far.cam2world[:, :3, 3].norm(dim=1), torch.full([3], 2.0))
     VideoGenerator(generator).save_pretrained("model")
     again = load_generator("model", generator_class=my_models.ShellGenerator).network
     assert isinstance(again.foreground.density_prior, my_models.Shell)
@@ -217,6 +238,25 @@ def test_own_discriminator_trains_resumes_and_loads(work, monkeypatch):
 
     train(monkeypatch, "data=data", *own, *SELECTED, "kimg=0.004", "resume=model", "imgsnap=null")
     assert len(list(Path("runs").iterdir())) == 2
+
+    with pytest.raises(UserError, match="does not fit the discriminators") as caught:
+        plan(["outdir=runs", "data=data", *own, f"resume={folder}"])
+    hint = "These options differ: it was trained with model.discriminator._target_="
+    assert str(caught.value).endswith(f"{hint}{OWN_D}")
+    Path("standard").mkdir()
+    save_small_network(Path("standard"), load_average_generator(folder))
+    with pytest.raises(UserError, match="does not fit") as caught:
+        plan(["outdir=runs", "data=data", *own, *SELECTED, "resume=standard"])
+    assert str(caught.value).endswith(f"{hint}training.networks.discriminator.TimeAwareDiscriminators")
+
+    # How many layers can be frozen is said by the class.
+    with open("my_models.py", "a") as file:
+        file.write("\n\nclass Deep(PairDiscriminator):\n    def freeze(self, num_layers):\n        pass\n")
+    del sys.modules["my_models"]
+    frozen = ["outdir=runs", "data=data", *own, SELECTED[1], f"resume={folder}", "freezed=20"]
+    assert plan([*frozen, "model.discriminator._target_=my_models.Deep"]).options["freezed"] == 20
+    with pytest.raises(UserError, match=r"^model\.discriminator: this discriminator has no layers to freeze\.$"):
+        plan([*frozen, SELECTED[0]])
 
 
 def test_a_class_that_takes_the_arguments_of_another_is_not_loaded_as_that(tmp_path):
@@ -390,6 +430,54 @@ def test_cameras_and_depths_are_those_of_the_generator_that_was_built(work):
     ]
 
 
+SAMPLED = """
+
+class Humps(CameraPrior):
+    def sample(self, n, stream):
+        return self.at_angles(torch.where(stream.uniform("camera/side", [n]) < 0.5, -0.6, 0.6), math.pi / 2)
+
+
+class Narrow(Generator):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.camera_prior = CameraPrior(yaw=(0.4, 0.5))
+
+
+class HumpedNarrow(Narrow):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.camera_prior = Humps(yaw=(0.4, 0.5))
+"""
+
+
+def test_ranges_of_a_prior_that_samples_otherwise_are_not_judged(work, monkeypatch, tmp_path):
+    """They neither say which cameras the data may have, nor which mirrored views there are."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with open("my_models.py", "a") as file:
+        file.write(SAMPLED)
+    cameras = [[f"split/video_{video}", [0.6 * (-1) ** video, math.pi / 2]] for video in range(5)]
+    Path("data", "dataset.json").write_text(json.dumps({"cameras": cameras}))
+
+    def noted(name, *words):
+        words = ["outdir=runs", *OVERRIDES, f"model.generator._target_=my_models.{name}", *words]
+        return [note for note in plan(words).notes if "camera" in note]
+
+    for words, start in (
+        ("mirror=true", "mirror=true: 100% of the mirrored views lie outside of what model.generator.camera.yaw="),
+        (
+            "camera_condition=true",
+            "The data's cameras lie outside of what model.generator.camera samples (gaussian): yaw",
+        ),
+    ):
+        (note,) = noted("Narrow", "data=data", words)
+        assert note.startswith(start) and noted("HumpedNarrow", "data=data", words) == []
+    assert noted("Narrow", "dry_run=true") == []
+    assert noted("HumpedNarrow", "dry_run=true") == [
+        "No data= was given: the cameras of synthetic heads are sampled from the ranges of model.generator.camera, not "
+        "by Humps as those of the generator."
+    ]
+
+
 def test_synthetic_heads_for_an_own_class(free, monkeypatch, tmp_path):
     """They have the cameras of the options, or the usual ones."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -397,8 +485,12 @@ def test_synthetic_heads_for_an_own_class(free, monkeypatch, tmp_path):
     assert plan([*words, "model.generator.camera=null"]).options["data"].startswith(str(tmp_path / "cache"))
     with pytest.raises(UserError) as caught:
         plan([*words, "model.generator.camera.radius=2.7"])
-    message = "model.generator: camera.radius must be [low, high], got 2.7. Synthetic heads have the same cameras."
-    assert str(caught.value) == message
+    same = "Synthetic heads have the same cameras: give data= for cameras of another kind."
+    assert str(caught.value) == f"model.generator: camera.radius must be [low, high], got 2.7. {same}"
+    with pytest.raises(UserError) as caught:
+        plan([*words, "+model.generator.camera.hump=0.1"])
+    unknown = "CameraPrior.__init__() got an unexpected keyword argument 'hump'"
+    assert str(caught.value) == f"model.generator: {unknown}. {same}"
 
 
 def test_a_snapshot_of_an_own_class_without_a_field(free):
@@ -514,9 +606,10 @@ def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):
 
 def test_a_file_that_an_installed_package_does_not_read(work, monkeypatch):
     monkeypatch.setattr(config, "CONFIG_DIR", ROOT / "conf")
-    expected = f" conf/model/looping.yaml in this folder is not read; the files are in {ROOT / 'conf' / 'model'}."
-    with pytest.raises(UserError, match=rf"^There is no model 'looping' .*{re.escape(expected)}$"):
-        plan(["outdir=runs", "data=data", "model=looping"])
+    Path("conf/model/looping.yaml").rename("conf/model/only_here.yaml")  # looping may be in the checkout
+    expected = f" conf/model/only_here.yaml in this folder is not read; the files are in {ROOT / 'conf' / 'model'}."
+    with pytest.raises(UserError, match=rf"^There is no model 'only_here' .*{re.escape(expected)}$"):
+        plan(["outdir=runs", "data=data", "model=only_here"])
     with pytest.raises(UserError, match=r"^There is no model 'cats' [^/]*/model; choose from [^/]*$"):
         plan(["outdir=runs", "data=data", "model=cats"])
     [command] = re.findall(r"^`(model\.generator\._target_=\S+ \+\S+)`", PAGE, re.MULTILINE)
