@@ -214,7 +214,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     from metrics.evaluator import require_samples
     from metrics.feature_extractors import find_detectors
-    from metrics.metric_functions import MEASURES
+    from metrics.metric_functions import STATISTICS
     from metrics.real_videos import StoredVideos
     from torch_utils.torchscript import load_torchscript
     from training.data.webdataset_files import is_shards
@@ -261,7 +261,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
         real = StoredVideos(data, resolution=options["resolution"], frame_stride=options["frame_stride"])
         for metric in chosen:
             if metric.uses_real and metric.samples == "clips":
-                least = MEASURES[metric.measure].least
+                least = STATISTICS[metric.statistic].least
                 require_samples(metric, real.clips(count=least, frames=metric.frames), "real")
         label = real.labels() if options["cond"] else None
     opened = {} if data is None else {"real": real, "label": label}

@@ -167,7 +167,7 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
 def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any], *, gpus: int) -> list[str]:
     """Notes on options that were given and have no effect on these metrics."""
     from metrics.feature_extractors import detector_of
-    from metrics.metric_functions import MEASURES
+    from metrics.metric_functions import STATISTICS
     from torch_utils import distributed
 
     chosen, notes = [METRICS[name] for name in names], []
@@ -176,7 +176,7 @@ def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any],
     if options["cache"] is not None and not any(metric.uses_real for metric in chosen):
         notes.append("--cache has no effect: no metric uses real videos.")
     given = options_given()
-    resampled = any(MEASURES[metric.measure].resampled for metric in chosen)
+    resampled = any(STATISTICS[metric.statistic].resampled for metric in chosen)
     if "bootstrap" in given and options["bootstrap"] and not resampled:
         notes.append("--bootstrap has no effect: these metrics take their interval from the spread of the samples.")
     for option, samples, instead in (

@@ -28,7 +28,7 @@ from dnnlib.downloads import make_cache_folder
 from metrics.detectors import DetectorFile
 from metrics.feature_extractors import make_network
 from metrics.features import Samples, compute_features, holds_features, open_features
-from metrics.metric_functions import MEASURES, VIEWS, use_of_real
+from metrics.metric_functions import STATISTICS, VIEWS, use_of_real
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
 from torch_utils.argument_checks import check_placement, is_list, shown, whole_number
@@ -161,8 +161,8 @@ class Evaluator:
         fake, fake_samples = self._features("fake", metric, together)
         row = None
         if distributed.is_main():
-            measure = MEASURES[metric.measure]
-            measured = measure(real, fake, metric, self._replicates)
+            statistic = STATISTICS[metric.statistic]
+            measured = statistic(real, fake, metric, self._replicates)
             row = {
                 "metric": metric.name,
                 "value": measured.value,
@@ -179,8 +179,8 @@ class Evaluator:
                 "seconds": round(time.time() - started, 3),
                 "timestamp": time.time(),
             }
-            if measure.figures:
-                row["figures"] = list(measure.figures)
+            if statistic.figures:
+                row["figures"] = list(statistic.figures)
             if metric.warning:
                 row["warning"] = metric.warning
         return distributed.broadcast_object(row)
@@ -297,7 +297,7 @@ def _of_other(network: Callable, key: str) -> Callable:
 
 def require_samples(metric: Metric, samples: Samples, words: str) -> None:
     """Raise a UserError if there are too few samples of one side ('real' or 'generated') for a metric."""
-    least = MEASURES[metric.measure].least
+    least = STATISTICS[metric.statistic].least
     if len(samples) < least:
         raise UserError(f"{metric.name} needs at least {least} {words} {metric.samples}, there are {len(samples)}.")
 

@@ -1,4 +1,4 @@
-"""Values and confidence intervals of metrics from features: the table MEASURES, by the name in the registry.
+"""Values and confidence intervals of metrics from features: the table STATISTICS, by the name in the registry.
 
 It does not import PyTorch, so that result files are read without it.
 
@@ -30,7 +30,7 @@ from metrics.distances import (
 )
 from metrics.registry import NEIGHBOURS, Metric
 
-__all__ = ["MEASURES", "Measure", "Measured", "bootstrap_interval", "mean_interval", "use_of_real"]
+__all__ = ["STATISTICS", "Measured", "Statistic", "bootstrap_interval", "mean_interval", "use_of_real"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -224,8 +224,8 @@ VIEWS = 5  # cameras per time step, of the metrics whose samples are views
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure:
-    """A measure: its function, and what other files have to know of it.
+class Statistic:
+    """A statistic: its function, and what other files have to know of it.
 
     Attributes:
         function: Called with the features of the real and of the generated samples (memory maps [N, D], real ones None
@@ -247,18 +247,18 @@ class Measure:
         return self.function(real, fake, metric, replicates)
 
 
-MEASURES = {
-    "frechet": Measure(_frechet, resampled=True),
-    "kernel": Measure(_kernel, resampled=True),
-    "kernel_subsets": Measure(_kernel_subsets),
-    "precision_recall": Measure(_precision_recall, least=NEIGHBOURS + 1, figures=("precision", "recall")),
-    "inception_score": Measure(_inception_score, resampled=True),
-    "mean": Measure(_mean, compares=False),
-    "similarity": Measure(_similarity, compares=False),
+STATISTICS = {
+    "frechet": Statistic(_frechet, resampled=True),
+    "kernel": Statistic(_kernel, resampled=True),
+    "kernel_subsets": Statistic(_kernel_subsets),
+    "precision_recall": Statistic(_precision_recall, least=NEIGHBOURS + 1, figures=("precision", "recall")),
+    "inception_score": Statistic(_inception_score, resampled=True),
+    "mean": Statistic(_mean, compares=False),
+    "similarity": Statistic(_similarity, compares=False),
 }
 
 
 def use_of_real(metric: Metric) -> str:
     """What a metric does with real videos, if it uses them."""
-    compares = MEASURES[metric.measure].compares
+    compares = STATISTICS[metric.statistic].compares
     return f"{metric.name} {'compares with real videos' if compares else 'measures real videos, too'}"

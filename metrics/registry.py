@@ -1,6 +1,6 @@
 """Registry of the metrics by name; it does not import PyTorch.
 
-A name gives the measure and the number and length of the samples: fvd2048_16f is the Fréchet video distance of 2048
+A name gives the statistic and the number and length of the samples: fvd2048_16f is the Fréchet video distance of 2048
 generated and 2048 real clips of 16 frames. Names that begin with r (rfvd…, ridentity…) use a fixed random network
 instead of a pretrained one, to monitor a training on any machine; their values are not comparable with those of the
 metrics that they resemble. Names that end in _<extractor> (fvd2048_16f_videomae) use the user's own TorchScript file in
@@ -31,7 +31,7 @@ class Metric:
 
     Attributes:
         name: Name on the command line.
-        measure: Key of metrics.metric_functions.MEASURES.
+        statistic: Key of metrics.metric_functions.STATISTICS.
         network: Feature extractor; see metrics.feature_extractors.
         samples: Kind of samples: 'clips', 'images' (single frames), 'views' (one time step from several cameras), or
             'pairs' (one time step from two cameras, with its depth).
@@ -46,7 +46,7 @@ class Metric:
     """
 
     name: str
-    measure: str
+    statistic: str
     network: str
     samples: str
     count: int
@@ -63,7 +63,7 @@ class Metric:
         entry = dataclasses.asdict(self)
         for key in ("name", "about", "warning", "better", "several_views"):
             del entry[key]
-        return entry
+        return {"measure": entry.pop("statistic"), **entry}  # as rows have always called it
 
 
 # Lengths of clips by their suffix: frames, and the stride of the frames that are kept.
@@ -80,16 +80,16 @@ def _video_metrics() -> list[Metric]:
         "rpr": ("precision_recall", "random", f"{precise}, random 3D network", NOT_I3D),
     }
     found = []
-    for prefix, (measure, network, text, warning) in about.items():
+    for prefix, (statistic, network, text, warning) in about.items():
         for length, (frames, subsample) in LENGTHS.items():
             for count in (2048, 256, 64):
-                two_figures = measure == "precision_recall"
+                two_figures = statistic == "precision_recall"
                 if frames > 16 and (count < 2048 or prefix == "kvd" or two_figures):
                     continue
                 found.append(
                     Metric(
                         name=f"{prefix}{count}{f'k{NEIGHBOURS}' if two_figures else ''}_{length}",
-                        measure=measure,
+                        statistic=statistic,
                         network=network,
                         samples="clips",
                         count=count,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError, append_line, is_number
-from metrics.metric_functions import MEASURES
+from metrics.metric_functions import STATISTICS
 from metrics.registry import METRICS
 
 __all__ = [
@@ -88,7 +88,7 @@ def row_entry(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def depends_on_real(row: Mapping[str, Any]) -> bool:
     """True if the value of a row depends on the real videos: it compares with them, or has their labels."""
     name = str(row.get("metric"))
-    compares = name not in METRICS or MEASURES[METRICS[name].measure].compares
+    compares = name not in METRICS or STATISTICS[METRICS[name].statistic].compares
     fake = row_entry(row, "fake")  # of earlier versions it does not say whether it is labelled
     return compares or fake.get("labelled", fake.get("from") == "generator") is not False
 
@@ -149,7 +149,7 @@ Figure = tuple[float | None, list[float] | None, bool | None]  # value, interval
 
 def figure_names(name: str) -> tuple[()] | tuple[str, str]:
     """Names of the two figures of a metric's rows, such as precision and recall; () if the value is the only one."""
-    return MEASURES[METRICS[name].measure].figures if name in METRICS else ()
+    return STATISTICS[METRICS[name].statistic].figures if name in METRICS else ()
 
 
 def figures(name: str, row: Mapping[str, Any]) -> dict[str, Figure]:

@@ -27,7 +27,7 @@ from dnnlib import UserError, run_cli
 from metrics import __main__ as metrics_command
 from metrics.evaluator import Evaluator
 from metrics.generated_videos import GeneratedClips
-from metrics.metric_functions import MEASURES
+from metrics.metric_functions import STATISTICS
 from metrics.real_videos import StoredVideos
 from metrics.registry import find_metric
 from tests.metrics.detector_files import SmallIdentity, save_torchscript
@@ -824,9 +824,9 @@ def test_snapshots_are_measured_again_with_another_feature_extractor(tmp_path, m
 
 @pytest.mark.parametrize("second", ["recall", "coverage"])
 def test_trackers_get_recall_beside_precision(tmp_path, monkeypatch, second):
-    """Or the second figure of a measure of one's own."""
-    measure = dataclasses.replace(MEASURES["precision_recall"], figures=("precision", second))
-    monkeypatch.setitem(MEASURES, "precision_recall", measure)
+    """Or the second figure of a statistic of one's own."""
+    statistic = dataclasses.replace(STATISTICS["precision_recall"], figures=("precision", second))
+    monkeypatch.setitem(STATISTICS, "precision_recall", statistic)
     pair = find_metric("rpr64k3_16f")
     row = {"metric": pair.name, "value": 0.5, second: 0.25, "interval": None, "higher_is_better": None}
     row |= {"num_fake": 64, "num_real": None, "protocol": pair.protocol(), "detector": {}}

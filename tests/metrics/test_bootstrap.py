@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metrics.distances import KernelDistance, frechet_distance_of_features, subset_distances
-from metrics.metric_functions import MEASURES, Measure, bootstrap_interval, mean_interval
+from metrics.metric_functions import STATISTICS, Statistic, bootstrap_interval, mean_interval
 from metrics.registry import METRICS, find_metric
 
 
@@ -55,7 +55,7 @@ def test_subsets_of_all_generated_samples_vary_with_their_choice():
     random, metric = np.random.default_rng(2), find_metric("kid1k_full")
     real, fake = draws(random)
     real, fake = real[:300], fake[:300]
-    measured = MEASURES["kernel_subsets"](real, fake, metric, 100)
+    measured = STATISTICS["kernel_subsets"](real, fake, metric, 100)
     spread = np.std([KernelDistance(real, draws(random)[1][:300]).value() for _ in range(100)])
     assert measured.value == pytest.approx(KernelDistance(real, fake).value())
     assert reach(measured.interval) == pytest.approx(1.96 * spread, rel=0.35)
@@ -70,7 +70,7 @@ def test_intervals_of_overlapping_subsets_are_those_of_independent_samples(reals
     real = random.normal(size=[reals, 4])
 
     def measured():
-        return MEASURES["kernel_subsets"](real, random.normal(0.3, 1, size=[count, 4]), metric, 100)
+        return STATISTICS["kernel_subsets"](real, random.normal(0.3, 1, size=[count, 4]), metric, 100)
 
     found = [measured() for _ in range(60)]
     spread = np.std([one.value for one in found])
@@ -89,17 +89,17 @@ def test_the_variance_of_few_samples_is_unbiased(monkeypatch):
     def fake(count):
         return random.uniform(-0.01, 0.01, size=[count, 1])
 
-    variances = [reach(MEASURES["kernel_subsets"](real, fake(4), metric, 100).interval) ** 2 for _ in range(1000)]
+    variances = [reach(STATISTICS["kernel_subsets"](real, fake(4), metric, 100).interval) ** 2 for _ in range(1000)]
     expected = np.var((50 * fake(1_000_000) + 1) ** 3)
     assert np.mean(variances) == pytest.approx(1.96**2 * expected, rel=0.1)
 
 
 def test_the_interval_of_many_samples_follows_from_some(monkeypatch):
     x, y = draws(np.random.default_rng(6))
-    complete = reach(MEASURES["kernel_subsets"](x, y, find_metric("kid1k_full"), 100).interval)
+    complete = reach(STATISTICS["kernel_subsets"](x, y, find_metric("kid1k_full"), 100).interval)
     monkeypatch.setattr("metrics.metric_functions.OTHERS", 300)
     monkeypatch.setattr("metrics.metric_functions.INFLUENCES", 200)
-    partly = reach(MEASURES["kernel_subsets"](x, y, find_metric("kid1k_full"), 100).interval)
+    partly = reach(STATISTICS["kernel_subsets"](x, y, find_metric("kid1k_full"), 100).interval)
     assert partly != complete and partly == pytest.approx(complete, rel=0.2)
 
 
@@ -113,13 +113,13 @@ def test_all_real_frames_are_complete_and_real_clips_a_sample(name, real, monkey
 
     monkeypatch.setattr("metrics.metric_functions.bootstrap_interval", interval)
     x, y = draws(np.random.default_rng(3))
-    MEASURES["frechet"](x[:30], y[:20], find_metric(name), 5)
+    STATISTICS["frechet"](x[:30], y[:20], find_metric(name), 5)
     assert seen == [((real, 20), 5)]
 
 
 def test_the_interval_of_a_distance_ends_at_zero():
     x = draws(np.random.default_rng(4))[0][:20]
-    measured = MEASURES["frechet"](x, x, find_metric("fvd64_16f"), 5)
+    measured = STATISTICS["frechet"](x, x, find_metric("fvd64_16f"), 5)
     assert measured.value == pytest.approx(0, abs=1e-9)
     assert measured.interval[0] == 0 < measured.interval[1]  # though resampled sets differ
 
@@ -127,11 +127,11 @@ def test_the_interval_of_a_distance_ends_at_zero():
 def test_blocks_of_rows_change_nothing(monkeypatch):
     x, y = draws(np.random.default_rng(5))
     x, y, metric = x[:50], y[:41], find_metric("fvd64_16f")
-    whole = MEASURES["frechet"](x, y, metric, 4)
+    whole = STATISTICS["frechet"](x, y, metric, 4)
     assert whole.value == pytest.approx(frechet_distance_of_features(x, y))
     for module in ("metrics.metric_functions", "metrics.distances"):
         monkeypatch.setattr(f"{module}.BLOCK", 16)
-        parts = MEASURES["frechet"](x, y, metric, 4)
+        parts = STATISTICS["frechet"](x, y, metric, 4)
         assert (parts.value, *parts.interval) == pytest.approx((whole.value, *whole.interval), rel=1e-9)
 
 
@@ -155,11 +155,11 @@ def test_reproducible():
         bootstrap_interval(0, lambda r: 0.0, sizes=(20,), replicates=1)
 
 
-@pytest.mark.parametrize("name", MEASURES)
-def test_entries_of_measures_are_those_of_the_table(name):
+@pytest.mark.parametrize("name", STATISTICS)
+def test_entries_of_statistics_are_those_of_the_table(name):
     """Resamplings, the second figure, the real value of what is no comparison, and the fewest samples."""
-    metric = next(metric for metric in METRICS.values() if metric.measure == name)
-    entry, width = MEASURES[name], 1 if name == "mean" else 48
+    metric = next(metric for metric in METRICS.values() if metric.statistic == name)
+    entry, width = STATISTICS[name], 1 if name == "mean" else 48
     real, fake = np.random.RandomState(0).uniform(0.1, 1, size=[2, 6, width])
     if name == "inception_score":
         real, fake = None, fake / fake.sum(axis=1, keepdims=True)
@@ -172,6 +172,6 @@ def test_entries_of_measures_are_those_of_the_table(name):
         return entry(*(None if side is None else side[:count] for side in (real, fake)), metric, 0).value
 
     assert np.isfinite(value(entry.least))
-    if entry.least > Measure.least:  # every measure asks for two, as one sample has no spread
+    if entry.least > Statistic.least:  # every statistic asks for two, as one sample has no spread
         with pytest.raises(ValueError):
             value(entry.least - 1)

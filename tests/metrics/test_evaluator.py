@@ -19,7 +19,7 @@ from metrics.distances import (
 from metrics.evaluator import Evaluator
 from metrics.features import compute_features, holds_features, open_features
 from metrics.generated_videos import GeneratedClips, GeneratedVideos
-from metrics.metric_functions import MEASURES
+from metrics.metric_functions import STATISTICS
 from metrics.random_features import RandomFeatures
 from metrics.registry import METRICS
 from metrics.video_measures import flicker, mean_flow_length
@@ -217,20 +217,20 @@ def test_samples_that_are_enough_for_another_metric():
 def test_means_of_what_could_be_measured():
     """Pairs of views without anything to compare are left out of the mean, and counted."""
     columns = np.array([[0.1, 0.4, 0.5], [np.nan, np.nan, 0.0], [0.3, 0.6, 0.7]], dtype=np.float32)
-    found = MEASURES["mean"](None, columns, METRICS["warping32_2v"], 2)
+    found = STATISTICS["mean"](None, columns, METRICS["warping32_2v"], 2)
     assert found.value == pytest.approx(0.2) and found.interval == pytest.approx(
         (0.2 - 1.386 * 0.1, 0.2 + 1.386 * 0.1), abs=1e-4
     )
     assert found.further["num_measured"] == 2 and found.further["error_without_warping"] == pytest.approx(0.5)
     assert found.further["compared"] == pytest.approx(0.6)
-    nothing = MEASURES["mean"](None, columns[1:2], METRICS["warping32_2v"], 2)
+    nothing = STATISTICS["mean"](None, columns[1:2], METRICS["warping32_2v"], 2)
     assert np.isnan(nothing.value) and nothing.interval is None and nothing.further == {"num_measured": 0}
 
 
 def test_no_column_is_lost():
     for name, width in (("motion256_16f", 2), ("warping32_2v", 4)):
         with pytest.raises(AssertionError, match=f"^_COLUMNS must name the {width} columns of "):
-            MEASURES["mean"](None, np.ones([3, width]), METRICS[name], 2)
+            STATISTICS["mean"](None, np.ones([3, width]), METRICS[name], 2)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrics.distances import inception_score
-from metrics.metric_functions import MEASURES
+from metrics.metric_functions import STATISTICS
 from metrics.registry import METRICS
 
 
@@ -28,7 +28,7 @@ def test_the_order_of_frames_does_not_matter():
     """Consecutive frames of videos are much alike: splits of them would hold few classes each."""
     p = np.repeat(np.eye(40), 50, axis=0)  # 40 videos of 50 frames, each of a class of its own
     assert inception_score(p) == pytest.approx(4)
-    measured = MEASURES["inception_score"](None, p, METRICS["is1k"], 20)
+    measured = STATISTICS["inception_score"](None, p, METRICS["is1k"], 20)
     assert measured.value > 35
     assert measured.interval[0] <= measured.value <= measured.interval[1]
 

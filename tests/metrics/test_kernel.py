@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrics.distances import KernelDistance, kernel_influences, polynomial_kernel, subset_distances
-from metrics.metric_functions import MEASURES
+from metrics.metric_functions import STATISTICS
 from metrics.registry import METRICS
 
 
@@ -56,7 +56,7 @@ def test_the_interval_of_very_few_samples():
     random = np.random.RandomState(2)
     x, y = random.standard_normal([2, 5]), random.standard_normal([3, 5])
     assert np.isnan(KernelDistance(x, y).resampled(np.array([1, 1]), np.arange(3)))
-    measured = MEASURES["kernel"](x, y, METRICS["kvd64_16f"], 50)
+    measured = STATISTICS["kernel"](x, y, METRICS["kvd64_16f"], 50)
     low, high = measured.interval
     assert low < measured.value < high and high - low < 100
 

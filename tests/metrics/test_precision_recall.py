@@ -10,7 +10,7 @@ from dnnlib import UserError
 from metrics import distances
 from metrics.distances import inside_manifold, neighbour_radii
 from metrics.evaluator import Evaluator, require_samples
-from metrics.metric_functions import MEASURES, mean_interval
+from metrics.metric_functions import STATISTICS, mean_interval
 from metrics.random_features import RandomFeatures
 from metrics.registry import METRICS, find_metric
 from metrics.results import row_summary
@@ -57,7 +57,7 @@ def test_radii_on_a_line():
 
 
 def measure(real, fake, replicates=2):
-    return MEASURES["precision_recall"](real, fake, METRICS["rpr64k3_16f"], replicates)
+    return STATISTICS["precision_recall"](real, fake, METRICS["rpr64k3_16f"], replicates)
 
 
 def test_closed_forms():
@@ -104,7 +104,7 @@ def test_too_few_samples():
 
 
 def test_too_few_samples_for_a_measure_of_ones_own(monkeypatch):
-    monkeypatch.setitem(MEASURES, "precision_recall", dataclasses.replace(MEASURES["precision_recall"], least=6))
+    monkeypatch.setitem(STATISTICS, "precision_recall", dataclasses.replace(STATISTICS["precision_recall"], least=6))
     with pytest.raises(UserError) as error:
         require_samples(find_metric("rpr64k3_16f"), range(5), "real")
     assert str(error.value) == "rpr64k3_16f needs at least 6 real clips, there are 5."

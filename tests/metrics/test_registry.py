@@ -11,7 +11,7 @@ from dnnlib import UserError
 from metrics.detectors import DETECTORS
 from metrics.distances import SPLITS, SUBSET_SIZE, SUBSETS
 from metrics.feature_extractors import detector_of
-from metrics.metric_functions import MEASURES
+from metrics.metric_functions import STATISTICS
 from metrics.registry import METRICS, Metric, extrapolation_note, find_metric
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,18 +21,18 @@ def test_the_names_of_the_specification():
     clips = {"16f": (16, 1), "32f": (32, 1), "128f": (128, 1), "128f_subsample8f": (128, 8)}
     for text, (frames, subsample) in clips.items():
         metric = METRICS[f"fvd2048_{text}"]
-        assert (metric.measure, metric.network, metric.count) == ("frechet", "i3d", 2048)
+        assert (metric.statistic, metric.network, metric.count) == ("frechet", "i3d", 2048)
         assert (metric.frames, metric.subsample, metric.better) == (frames, subsample, "lower")
-    assert METRICS["kvd2048_16f"].measure == "kernel" and METRICS["kvd2048_16f"].network == "i3d"
+    assert METRICS["kvd2048_16f"].statistic == "kernel" and METRICS["kvd2048_16f"].network == "i3d"
     for name, measure in (("fid50k_full", "frechet"), ("kid50k_full", "kernel_subsets"), ("is50k", "inception_score")):
-        assert (METRICS[name].measure, METRICS[name].count, METRICS[name].samples) == (measure, 50_000, "images")
+        assert (METRICS[name].statistic, METRICS[name].count, METRICS[name].samples) == (measure, 50_000, "images")
         assert detector_of(METRICS[name].network) == "inception"
     assert METRICS["is50k"].better == "higher" and not METRICS["is50k"].uses_real
     assert METRICS["fvd64_16f"].count == 64
 
 
 def test_every_entry_can_be_computed():
-    assert {metric.measure for metric in METRICS.values()} == set(MEASURES)
+    assert {metric.statistic for metric in METRICS.values()} == set(STATISTICS)
     for name, metric in METRICS.items():
         assert metric.name == name and metric.samples in ("clips", "images", "views", "pairs")
         assert metric.better in ("lower", "higher", "")
@@ -63,7 +63,7 @@ def test_names_and_descriptions_agree_with_the_computation():
     assert METRICS["is1k"].about.endswith(f", {SPLITS} splits")
     for name in ("pr50k3_full", "pr1k3_full", "pr64k3_16f", "rpr2048k3_16f"):
         assert "(3 nearest neighbours)" in METRICS[name].about
-    assert MEASURES["precision_recall"].least == 3 + 1
+    assert STATISTICS["precision_recall"].least == 3 + 1
 
 
 def test_names_say_what_is_not_the_real_thing():
@@ -97,7 +97,7 @@ def test_extractors_of_the_users():
     base = find_metric("fvd2048_128f_subsample8f")
     assert dataclasses.replace(metric, name=base.name, network="i3d", about=base.about, warning="") == base
     assert metric.network == "videomae" and "'videomae', not I3D" in metric.warning
-    assert find_metric("pr256k3_16f_vmae2").measure == "precision_recall"
+    assert find_metric("pr256k3_16f_vmae2").statistic == "precision_recall"
     assert "fvd64_16f_videomae" not in list(METRICS) and "fvd64_16f_videomae" in METRICS
     for name in ("fvd64_16f_", "fvd64_16f_Mae", "fvd64_16f_inception", "rfvd64_16f_videomae", "fid1k_full_videomae",
                  "videomae", "fvd_videomae", "fvd64_16f_video-mae", 3, None):  # fmt: skip

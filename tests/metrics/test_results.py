@@ -9,7 +9,7 @@ import resource
 import pytest
 
 from dnnlib import UserError
-from metrics.metric_functions import MEASURES
+from metrics.metric_functions import STATISTICS
 from metrics.results import append_row, differences, figures, is_best, read_metric_rows, result_path, row_summary
 from training.checkpoints.snapshot_files import keep_as_best
 
@@ -180,8 +180,8 @@ def test_summary():
 
 
 def test_two_figures_are_named_by_the_measure(monkeypatch):
-    own = dataclasses.replace(MEASURES["precision_recall"], figures=("density", "coverage"))
-    monkeypatch.setitem(MEASURES, "precision_recall", own)
+    own = dataclasses.replace(STATISTICS["precision_recall"], figures=("density", "coverage"))
+    monkeypatch.setitem(STATISTICS, "precision_recall", own)
     name = "rpr64k3_16f"
     entry = row(0.75, metric=name, higher=None, interval=[0.5, 1.0], coverage=0.25, coverage_interval=[0.125, 0.375])
     entry |= {"num_fake": 64, "num_real": None, "protocol": {"count": 64, "samples": "clips"}, "detector": {}}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metrics.distances import frame_similarity
-from metrics.metric_functions import MEASURES
+from metrics.metric_functions import STATISTICS
 from metrics.registry import METRICS
 
 
@@ -27,7 +27,7 @@ def test_against_all_pairs():
 def test_real_videos_are_measured_alike():
     random = np.random.default_rng(2)
     real, fake = random.standard_normal([3, 16 * 8]) + 1, random.standard_normal([4, 16 * 8]) - 0.5
-    measured = MEASURES["similarity"](real, fake, METRICS["ridentity32_16f"], 0)
+    measured = STATISTICS["similarity"](real, fake, METRICS["ridentity32_16f"], 0)
     assert measured.value == pytest.approx(np.mean(frame_similarity(fake.reshape(4, 16, 8), centre=True)))
     assert measured.further["real"] == pytest.approx(np.mean(frame_similarity(real.reshape(3, 16, 8), centre=True)))
 
