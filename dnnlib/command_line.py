@@ -1,7 +1,9 @@
 """Click commands: spellings of options, suggestions for unknown ones, values that are empty, those given, numbers."""
 
+import contextlib
 import math
 import re
+from fractions import Fraction
 from typing import Any
 
 import click
@@ -104,5 +106,17 @@ def finite_float(
 
 
 FINITE = finite_float()
+
+
+class _FrameRate(_FiniteRange):
+    """A number, or a fraction such as 30000/1001."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if "/" in str(value):
+            with contextlib.suppress(ValueError, ArithmeticError):
+                value = float(Fraction(str(value)))
+        return super().convert(value, param, ctx)
+
+
 # Frames per second of a video; the encoder fails far beyond these bounds.
-FRAME_RATE = finite_float(0.01, 1000)
+FRAME_RATE = _FrameRate(0.01, 1000)

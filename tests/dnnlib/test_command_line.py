@@ -134,6 +134,10 @@ def test_only_finite_numbers(kind, text):
 def test_bounds_of_numbers():
     assert FINITE.convert("-2.5", None, None) == -2.5
     assert FRAME_RATE.convert("0.01", None, None) == 0.01 and FRAME_RATE.convert("1000", None, None) == 1000
+    assert FRAME_RATE.convert("30000/1001", None, None) == 30000 / 1001
+    for text in ("1/0", "a/b", "3/", "-1/2", f"{10**400}/1"):
+        with pytest.raises(click.BadParameter, match="is not a valid float range|is not in the range"):
+            FRAME_RATE.convert(text, None, None)
     for kind, text in [(FRAME_RATE, "0"), (FRAME_RATE, "1001"), (finite_float(0, 1, above=True, below=True), "1")]:
         with pytest.raises(click.BadParameter, match="is not in the range"):
             kind.convert(text, None, None)

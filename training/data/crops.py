@@ -10,6 +10,8 @@ A video may also have clips, each a range of its frames with boxes of its own, o
     {"b.mp4": [{"first": 120, "frames": 64, "box": [310, 80, 470, 260], "roll": 0.2, "camera": [-0.1, 1.5]}, …],
      "c.mp4": {"left_out": "no face in 250 frames"}}
 
+A clip may have "fps": its frames are those of the video resampled to this rate.
+
 `box`, `roll` and `camera` are one value for the clip, or a list with one per frame. `roll` is the angle in radians by
 which the head leans clockwise; the square is turned by it. `camera` is [yaw, pitch] as in dataset.json. Both may be
 missing.
@@ -69,6 +71,7 @@ class Clip:
     boxes: np.ndarray  # float64 [1 or frames, 4]; missing boxes are NaN
     roll: np.ndarray  # float64 [1 or frames], radians
     cameras: np.ndarray | None  # float64 [1 or frames, 2], yaw and pitch in radians
+    fps: float | None = None  # of the resampled video whose frames are counted; None for those of the file
 
     @property
     def stop(self) -> int:
@@ -346,19 +349,22 @@ def _to_reason(entry: _Pairs, *, path: str, file: str) -> str:
 def _to_clip(entry: Any, *, path: str, file: str) -> Clip:
     where = f"'{file}': '{path}'"
     fields = dict(entry) if isinstance(entry, _Pairs) else {}
-    unknown = [key for key in fields if key not in ("first", "frames", "box", "roll", "camera")]
+    unknown = [key for key in fields if key not in ("first", "frames", "box", "roll", "camera", "fps")]
     if unknown or "box" not in fields:
         wrong = f"'{unknown[0]}' is unknown" if unknown else "'box' is missing"
-        raise UserError(f"{where} must have first, frames, box, and if you like roll and camera: {wrong}.")
-    first, frames = fields.get("first", 0), fields.get("frames")
+        raise UserError(f"{where} must have first, frames, box, and if you like roll, camera and fps: {wrong}.")
+    first, frames, fps = fields.get("first", 0), fields.get("frames"), fields.get("fps")
     if type(first) is not int or type(frames) is not int or first < 0 or frames < 1:
         raise UserError(f"{where}: first and frames must be numbers of frames, got {first!r:.20} and {frames!r:.20}.")
+    if fps is not None and not (is_number(fps) and fps > 0):
+        raise UserError(f"{where}: fps must be a number of frames per second, got {fps!r:.20}.")
     clip = Clip(
         first=first,
         frames=frames,
         boxes=_to_boxes(fields["box"], path=path, file=file),
         roll=_to_track(fields.get("roll", 0.0), 0, name="roll", where=where),
         cameras=None if fields.get("camera") is None else _to_track(fields["camera"], 1, name="camera", where=where),
+        fps=fps,
     )
     for name, values in (("box", clip.boxes), ("roll", clip.roll), ("camera", clip.cameras)):
         if values is not None and len(values) not in (1, frames):

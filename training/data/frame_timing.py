@@ -1,14 +1,16 @@
 """Resampling of unevenly timed frames (variable frame rates of phones and screen recordings) to even time steps."""
 
 import dataclasses
+import math
 
 import numpy as np
 
-__all__ = ["EvenFrames", "even_frames", "held_frames", "mean_rate"]
+__all__ = ["TIE", "EvenFrames", "even_frames", "held_frames", "mean_rate"]
 
 JITTER = 0.75  # of a time step: range of deviations from even steps due to clocks and the rounding of time stamps
 ALIKE = 0.1  # relative deviation of steps that count as equally long; those of 30 and 24 frames per second do not
-TIE = 1e-3  # of a time step: of two equally near frames, the earlier one is shown
+TIE = 1e-3  # of a time step: tolerance for time steps at, or midway between, time stamps
+ROUNDED = 1e-3  # seconds: the unit of Matroska's time stamps; in longer ones, such as that of a frame, they are exact
 MOST_REPEATS = 50  # per frame, on average: beyond that the time stamps do not record motion
 
 
@@ -21,12 +23,26 @@ class EvenFrames:
         frames: Number of the decoded frame that is shown at each time step, not decreasing.
         repeated: Number of time steps that show the same frame as the one before.
         left_out: Number of decoded frames that are not shown.
+        times: Time stamps of all decoded frames in seconds.
+        end: The time at which the last one ends, in seconds.
+        tick: The unit of the time stamps in seconds.
     """
 
     fps: float
     frames: np.ndarray
     repeated: int
     left_out: int
+    times: np.ndarray
+    end: float
+    tick: float = 0.0
+
+    def resampled(self, fps: float) -> "EvenFrames":
+        """Time steps of another rate, each with the last frame whose time stamp is not later."""
+        error = min(self.tick, ROUNDED) / 2  # of a time stamp
+        count = math.ceil((self.end - self.times[0] - error) * fps - TIE)
+        steps = self.times[0] + np.arange(count) / fps
+        shown = np.searchsorted(self.times, steps + error, side="right") - 1
+        return _shown_frames(shown, fps=fps, times=self.times, end=self.end, tick=self.tick)
 
 
 def even_frames(times: np.ndarray) -> EvenFrames | None:
@@ -58,10 +74,7 @@ def even_frames(times: np.ndarray) -> EvenFrames | None:
     count = round((times[-1] - times[0]) / step - phase) + 1
     grid = times[0] + step * (phase + np.arange(max(count, 1)))
     shown = np.searchsorted((times[:-1] + times[1:]) / 2, grid - TIE * step)
-    different = len(np.unique(shown))
-    return EvenFrames(
-        fps=round(float(1 / step), 3), frames=shown, repeated=len(shown) - different, left_out=len(times) - different
-    )
+    return _shown_frames(shown, fps=round(float(1 / step), 3), times=times, end=times[-1] + step)
 
 
 def held_frames(times: np.ndarray, steps: np.ndarray) -> EvenFrames | None:
@@ -74,19 +87,22 @@ def held_frames(times: np.ndarray, steps: np.ndarray) -> EvenFrames | None:
     Returns:
         None if every step has a frame of its own.
     """
-    shown = np.searchsorted(times, steps + _mean_step(steps) / 2, side="right") - 1
-    shown = np.maximum(shown, 0)
-    different = len(np.unique(shown))
-    if different == len(shown) == len(times):
-        return None
-    return EvenFrames(
-        fps=mean_rate(steps), frames=shown, repeated=len(shown) - different, left_out=len(times) - different
-    )
+    step = _mean_step(steps)
+    shown = np.maximum(np.searchsorted(times, steps + step / 2, side="right") - 1, 0)
+    found = _shown_frames(shown, fps=mean_rate(steps), times=times, end=steps[-1] + step)
+    return found if found.repeated or found.left_out else None
 
 
 def mean_rate(times: np.ndarray) -> float | None:
     """Frames per second of even frames at the given times in seconds; None for fewer than two."""
     return round(1 / _mean_step(times), 3) if len(times) > 1 and times[0] < times[-1] else None
+
+
+def _shown_frames(shown: np.ndarray, *, times: np.ndarray, **others: float) -> EvenFrames:
+    different = len(np.unique(shown))
+    return EvenFrames(
+        frames=shown, repeated=len(shown) - different, left_out=len(times) - different, times=times, **others
+    )
 
 
 def _mean_step(times: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import math
 import os
 import re
 import stat
@@ -22,10 +23,19 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import UserError, find_ffmpeg, one_line, temporary
-from training.data.frame_timing import EvenFrames, even_frames, held_frames, mean_rate
+from training.data.frame_timing import TIE, EvenFrames, even_frames, held_frames, mean_rate
 from training.data.names import MOVIE_SUFFIXES
 
-__all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_remarks", "is_video_file", "probe_video"]
+__all__ = [
+    "BrokenVideo",
+    "Remarks",
+    "UnfitRate",
+    "VideoInfo",
+    "decode_video",
+    "describe_remarks",
+    "is_video_file",
+    "probe_video",
+]
 
 # The stream's line in ffmpeg's description: …: Video: h264 (High), yuv420p(progressive), 640x360 …, 25 fps, …
 STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\((?P<about>.*?)\))?, \d+x\d+")
@@ -37,7 +47,8 @@ TRACK_HEADER = re.compile(rb"tkhd.{40}(?P<rows>.{24})", re.DOTALL)
 QUARTER_TURNS = {(1, -1): "clock", (-1, 1): "cclock", (-1, -1): "clock_flip", (1, 1): "cclock_flip"}
 STRAIGHT = 0.017  # tangent of one degree
 FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) fps\b")
-SAME_RATE = 0.01  # relative difference of a rate that time stamps confirm
+RAW = re.compile(r", 1200k tbn\b")  # the units of a stream without a container, of which ffmpeg guesses the rate
+SAME_RATE = 0.01  # relative difference of rates that count as equal: of time stamps, as stated, and as requested
 # Pixel formats with alpha, and RGB formats: the frames of a stream of PNGs, for instance, may differ in it.
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
 # Drawings of characters: ffmpeg takes any list.txt for one.
@@ -93,6 +104,12 @@ class BrokenVideo(Exception):
     advice = "Repair or remove it"
 
 
+class UnfitRate(BrokenVideo):
+    """A video whose frame rate is unknown, or lower than the requested one."""
+
+    advice = "Give a lower --fps or none, remove the video"
+
+
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
     """Properties of a video file.
@@ -111,6 +128,7 @@ class VideoInfo:
         dolby_vision: True for colours that only Dolby Vision can decode.
         timing: The frames at even time steps; None if the frame rate is constant.
         untimed: The reason why a variable frame rate is unknown; None for most.
+        raw: True for a stream without a container, whose frame rate is a guess.
     """
 
     fps: float | None = None
@@ -126,6 +144,7 @@ class VideoInfo:
     dolby_vision: bool = False
     timing: EvenFrames | None = None
     untimed: str | None = None
+    raw: bool = False
 
     @property
     def hdr(self) -> str | None:
@@ -143,6 +162,7 @@ class Remarks:
         repeated, left_out: Frames that are used several times, and not at all: in a file of variable frame rate, or one
             that leaves out repeated frames (Theora).
         untimed: Reason why a variable frame rate is unknown.
+        rate: Frames per second of the file, if it was resampled to another rate.
         hdr: HLG or PQ, if it was tone-mapped.
         deinterlaced: True if frames were deinterlaced.
         more_streams: True if there are other video streams than the first.
@@ -152,6 +172,7 @@ class Remarks:
     repeated: int = 0
     left_out: int = 0
     untimed: str | None = None
+    rate: float | None = None
     hdr: str | None = None
     deinterlaced: bool = False
     more_streams: bool = False
@@ -170,7 +191,12 @@ def describe_remarks(remarks: Iterable[Remarks]) -> list[str]:
             f"{len(cut)} video(s) begin between two key frames: what precedes the first one is left out ({sum(cut)} "
             "warning(s) of the decoder)."
         )
-    if uneven := [remark for remark in remarks if remark.repeated or remark.left_out]:
+    if resampled := [remark for remark in remarks if remark.rate is not None]:
+        rates, repeated = [r.rate for r in resampled], sum(r.repeated for r in resampled)
+        between = f"{rates[0]:g}" if min(rates) == max(rates) else f"{min(rates):g} to {max(rates):g}"
+        pauses = f", {repeated} frames repeated where there are pauses" if repeated else ""
+        lines.append(f"{len(resampled)} video(s) of {between} frames per second were resampled{pauses}.")
+    if uneven := [remark for remark in remarks if remark.rate is None and (remark.repeated or remark.left_out)]:
         repeated, left_out = sum(r.repeated for r in uneven), sum(r.left_out for r in uneven)
         lines.append(
             f"{len(uneven)} video(s) have a variable frame rate, or repeat frames: their frames were made evenly "
@@ -268,6 +294,7 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
         dolby_vision=DOLBY_VISION.search(text) is not None,
         timing=timing,
         untimed=untimed,
+        raw=RAW.search(line) is not None,
     )
 
 
@@ -324,19 +351,23 @@ def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None
         timing = even_frames(times) if steps is None else held_frames(times, steps)
     except ValueError as error:
         return None, None, str(error)
-    return (mean_rate(times), None, None) if timing is None else (timing.fps, timing, None)
+    if timing is None:
+        return mean_rate(times), None, None
+    return timing.fps, dataclasses.replace(timing, tick=float(base)), None
 
 
 def decode_video(
-    path: str, *, stride: int = 1, limit: int | None = None, threads: int | None = None
+    path: str, *, fps: float | None = None, stride: int = 1, limit: int | None = None, threads: int | None = None
 ) -> Generator[Image.Image, None, Remarks]:
     """The frames of a video file, upright, with square pixels, 8-bit RGB, transparent parts over black.
 
-    They are evenly spaced in time: if those of the file are not, the nearest ones are used. HDR is tone-mapped, and
-    interlaced frames are deinterlaced. ffmpeg sends PPM images, because their headers give the size.
+    They are evenly spaced in time: if those of the file are not, the nearest ones are used. At another rate, k / fps
+    after the first frame, it is the last frame whose time stamp is not later. HDR is tone-mapped, and interlaced frames
+    are deinterlaced. ffmpeg sends PPM images, because their headers give the size.
 
     Args:
         path: The file.
+        fps: Frames per second; None for those of the file, and so within 1 %.
         stride: Keep every n-th of the evenly spaced frames, from the first.
         limit: Largest number of frames; None for all.
         threads: Decoding threads; None for ffmpeg's choice.
@@ -346,6 +377,7 @@ def decode_video(
 
     Raises:
         BrokenVideo: It cannot be decoded to its end (or the limit), holds no pictures, or pictures of several sizes.
+        UnfitRate: `fps` is higher than its frame rate, or that is unknown.
         UserError: There is no ffmpeg, or one that is too old.
     """
     if os.path.exists(path) and not os.path.isfile(path):
@@ -363,17 +395,21 @@ def decode_video(
             "turn, or cannot be read; deinterlace it first."
         )
     remarks = Remarks(untimed=info.untimed, hdr=info.hdr, deinterlaced=info.interlaced, more_streams=info.more_streams)
+    timing, ratio = (info.timing, 1) if fps is None else _change_rate(path, info, fps)
+    if timing is not info.timing or ratio != 1:
+        remarks = dataclasses.replace(remarks, rate=info.fps)
+    step = stride * ratio  # frames of the file per frame
     uses = None  # number of uses of each frame of the file
-    if info.timing is not None:
-        remarks = dataclasses.replace(remarks, repeated=info.timing.repeated, left_out=info.timing.left_out)
-        uses = np.bincount(info.timing.frames[::stride][:limit])
-        stride, limit = 1, None if limit is None else len(uses)
+    if timing is not None:
+        remarks = dataclasses.replace(remarks, repeated=timing.repeated, left_out=timing.left_out)
+        uses = np.bincount(timing.frames[::stride][:limit])
+        step, limit = 1, None if limit is None else len(uses)
     threads = 1 if info.codec in ONE_THREAD else threads
     input_options = ["-nostdin"] + ([] if info.decoder is None else ["-c:v", info.decoder])
     input_options += ["-noautorotate"] if info.turning else []  # it would come before the filters
     command = [find_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", *input_options]
     command += [] if threads is None else ["-threads", str(threads), "-filter_threads", str(threads)]
-    options = ["-map", "0:V:0", "-vf", _filters(info, stride), "-fps_mode", "passthrough"]
+    options = ["-map", "0:V:0", "-vf", _filters(info, step), "-fps_mode", "passthrough"]
     options += [] if limit is None else ["-frames:v", str(limit)]
     with (
         temporary(tempfile.TemporaryFile) as messages,
@@ -399,10 +435,10 @@ def decode_video(
         if enough:
             return remarks  # the size changes only after the requested frames
         error = f"the frames after it are not {info.size[0]}×{info.size[1]} pixels: cut it there"
-    elif reconfigured and stride > 1:
-        error = f"the pixel format changes, which would restart the count for a stride of {stride}"
+    elif reconfigured and step > 1:
+        error = f"the pixel format changes, which would restart the count for a stride of {step:g}"
     elif error and count and not process.returncode:
-        warnings = _warnings_before_start(path, input_options, limit=None if limit is None else limit * stride)
+        warnings = _warnings_before_start(path, input_options, limit=None if limit is None else math.ceil(limit * step))
         if warnings is not None:
             return dataclasses.replace(remarks, warnings=warnings)
     if NO_STREAM in error:
@@ -415,18 +451,42 @@ def decode_video(
         reason = error or (
             f"ffmpeg ended with code {process.returncode}" if process.returncode else "it holds no pictures"
         )
-        raise BrokenVideo(f"Cannot decode '{path}' beyond frame {count * stride} ({reason}).")
+        raise BrokenVideo(f"Cannot decode '{path}' beyond frame {int(count * step)} ({reason}).")
     return remarks
 
 
-def _filters(info: VideoInfo, stride: int) -> str:
-    """ffmpeg's filters for decoded frames. A frame whose size differs from the first's is an error, not resized."""
+def _change_rate(path: str, info: VideoInfo, fps: float) -> tuple[EvenFrames | None, float]:
+    """The timing of a video at another rate; if its rate is constant, None and the number of its frames per frame.
+
+    Raises:
+        UnfitRate: Frames would have to be repeated, or the rate is unknown.
+    """
+    if info.fps is None or info.raw or info.untimed is not None:
+        reason = info.untimed or "no time stamps"
+        raise UnfitRate(f"The frame rate of '{path}' is unknown ({reason}), so it cannot be changed to {fps:g}.")
+    if abs(info.fps - fps) <= SAME_RATE * fps:
+        return info.timing, 1
+    if info.fps < fps:
+        raise UnfitRate(
+            f"'{path}' has {info.fps:g} frames per second: for {fps:g}, frames between them would have to be invented."
+        )
+    return (None, info.fps / fps) if info.timing is None else (info.timing.resampled(fps), 1)
+
+
+def _filters(info: VideoInfo, step: float) -> str:
+    """ffmpeg's filters for decoded frames. A frame whose size differs from the first's is an error, not resized.
+
+    Args:
+        info: Properties of the video.
+        step: Keep the frame at every multiple of `step` frames, or the last one before it.
+    """
     width = SQUARE_PIXELS
     if info.size is not None:
         same = f"eq({SQUARE_PIXELS},{info.size[0]})*eq(ih,{info.size[1]})"
         width = f"if({same},{info.size[0]},{TOO_WIDE})"
     filters = [DEINTERLACED, *info.turning] if info.interlaced else []  # fields are lines of frames as they are stored
-    filters += [] if stride == 1 else [rf"select=not(mod(n\,{stride}))"]
+    # 1 if there is a multiple of the step in [n, n + 1), the time of frame n.
+    filters += [] if step == 1 else [f"select=ceil((n+1-{TIE})/{step})-ceil((n-{TIE})/{step})"]
     if info.alpha:  # otherwise the colours of transparent pixels would appear
         filters.append(OVER_BLACK)
     if info.hdr is not None:

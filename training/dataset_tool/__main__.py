@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 from dnnlib import UserError, run_cli
-from dnnlib.command_line import Command, finite_float, options_given
+from dnnlib.command_line import FRAME_RATE, Command, finite_float, options_given
 from dnnlib.processes import cores
 from training.data.crops import Crop, parse_rectangle, read_boxes
 from training.data.dataset_folders import is_inside
@@ -72,6 +72,7 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Defaults for a published dataset.")
 @click.option("--resolution", type=COUNT, default=64, show_default=True, help="Pixels per side.")
 @click.option("--nframes", type=COUNT, default=16, show_default=True, help="Length of a training clip.")
+@click.option("--fps", type=FRAME_RATE, help="Resample videos to n frames per second.  [default: their own]")
 @click.option("--frame-stride", "--stride", "stride", type=COUNT, default=1, show_default=True,
               help="Keep every n-th frame.")  # fmt: skip
 @click.option("--max-frames", type=COUNT, help="Largest number of frames of a video, after the stride.  [default: all]")
@@ -215,7 +216,7 @@ def _prepare_faces(
         check_out(out, source, overwrite=options["overwrite"], shape=options["shape"])
     elif os.path.lexists(files.boxes) and not options["overwrite"]:
         raise UserError(f"--faces-only: '{files.boxes}' is there already: use --overwrite to replace it.")
-    among = find_sources(source)
+    among = find_sources(source, fps=options["fps"])
     with kept_detections(out or files.boxes) as folder:
         file = files.boxes or os.path.join(folder, BOX_FILE)
         found = make_box_file(
@@ -274,8 +275,8 @@ def notes(manifest: dict[str, Any]) -> list[str]:
     if rates and max(rates) > SAME_RATE * min(rates):
         found.append(
             f"The videos have {min(rates):g} to {max(rates):g} frames per second, and clips have a fixed number of "
-            "frames, not of seconds: the same motion is faster in some of them. Convert all to one rate first: ffmpeg "
-            f"-i IN -vf fps={min(rates):g} OUT."
+            "frames, not of seconds: the same motion is faster in some of them. Resample all to one rate: --fps "
+            f"{min(rates):g}."
         )
     return found
 

@@ -149,7 +149,7 @@ def convert_video(
         threads: Threads of its decoder.
 
     Returns:
-        The video's record: name, source, stamp, fps (of the source), size (of its frames), crop (the first frame's
+        The video's record: name, source, stamp, fps (before the stride), size (of its frames), crop (the first frame's
         square: left, top, side), remarks (see decode_video), frames (after the stride), pieces (name and frames of
         each), cameras (yaw and pitch of each piece of clips, None without; else empty), bytes (of all).
 
@@ -236,7 +236,7 @@ def source_frames(
     max_frames: int | None = None,
     threads: int | None = None,
 ) -> Iterator[Image.Image]:
-    """The frames of a video, upright, RGB, at their original size.
+    """The frames of a video, upright, RGB, at their original size, and at the rate of the set.
 
     Args:
         source: The video.
@@ -271,15 +271,15 @@ def source_frames(
                 stream.write(data)
         else:
             file = among.file_of(source)
-        about["fps"] = probe_video(file).fps
-        frames = decode_video(file, stride=stride, limit=max_frames, threads=threads)
+        about["fps"] = probe_video(file).fps if among.fps is None else among.fps
+        frames = decode_video(file, fps=among.fps, stride=stride, limit=max_frames, threads=threads)
         try:
             about["remarks"] = (yield from stack.enter_context(contextlib.closing(frames))).noted()
         except BrokenVideo as error:
             if not zipped:
                 raise
             name = valid_unicode(join_path(among.store.path, source.path))
-            raise BrokenVideo(str(error).replace(file, name)) from error
+            raise type(error)(str(error).replace(file, name)) from error
 
 
 # ----------------------------------------------------------------------------------------------------------------------

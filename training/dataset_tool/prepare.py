@@ -9,7 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dnnlib import UserError, atomic_write, one_line
+from dnnlib import UserError, atomic_write, is_number, one_line
+from dnnlib.command_line import FRAME_RATE
 from training.data.annotations import (
     FRAMES_FORMAT,
     SHARDS_FORMAT,
@@ -51,6 +52,7 @@ def prepare(
     out: str,
     resolution: int,
     nframes: int = 16,
+    fps: float | None = None,
     stride: int = 1,
     max_frames: int | None = None,
     clip_frames: int | None = None,
@@ -73,7 +75,8 @@ def prepare(
         out: Folder or zip to write; missing parents are created.
         resolution: Pixels per side.
         nframes: Length of a training clip; shorter pieces are left out.
-        stride: Keep every n-th frame.
+        fps: Frames per second to which videos are resampled; None for their own.
+        stride: Keep every n-th frame, after the resampling.
         max_frames: Largest number of frames of a video, after the stride; None for all.
         clip_frames: Cut videos into pieces of this many frames; None for no cuts (nframes if there is a clip_step).
         clip_step: Frames between the starts of pieces; None for pieces without overlap.
@@ -96,11 +99,14 @@ def prepare(
     """
     if clip_step is not None and clip_frames is None:
         clip_frames = nframes
+    if fps is not None and not (is_number(fps) and FRAME_RATE.min <= fps <= FRAME_RATE.max):
+        raise UserError(f"fps must be a number from {FRAME_RATE.min} to {FRAME_RATE.max}, got {fps!r:.40}.")
     check_lengths(nframes=nframes, clip_frames=clip_frames, max_frames=max_frames)
     check_out(out, source, overwrite=overwrite, shape=shape)
     out = os.path.realpath(out)
     crop = crop or Crop()
-    among = find_sources(source)
+    _require_rate(crop, fps)
+    among = find_sources(source, fps=fps)
     if shape == "shards":
         _require_entries(among, crop)
     cut = Cut(length=clip_frames, step=clip_step or clip_frames, shortest=nframes)
@@ -112,6 +118,7 @@ def prepare(
         "preset": preset,
         "resolution": resolution,
         "nframes": nframes,
+        "fps": fps,
         "stride": stride * among.stride,  # over the frames of the first source, as training counts them
         "max_frames": max_frames,
         "clip_frames": clip_frames,
@@ -123,7 +130,8 @@ def prepare(
     with growing.opened(settings, restart=overwrite):
         records, skipped = _convert(growing, among, conversion, workers=workers, skip_broken=skip_broken)
         in_clips = {item.name for item in among.sources if crop.clips_of(item.path) is not None}
-        lengths = {"nframes": nframes, "after": "" if stride == 1 else f" after --stride {stride}"}
+        after = "" if fps is None else f" at --fps {fps:g}"
+        lengths = {"nframes": nframes, "after": after if stride == 1 else f"{after} after --stride {stride}"}
         if not any(record["pieces"] for record in records.values()):
             growing.remove()
             about = {"max_frames": max_frames, "in_clips": in_clips, "detected": faces is not None}
@@ -162,7 +170,7 @@ def _no_clips(
     """The reasons why no video gives a clip, and advice.
 
     Args:
-        after: The stride in words, if frames are left out.
+        after: The rate and the stride in words, if frames are left out.
         in_clips: Names of the videos of which clips in the file of boxes are used.
         detected: These clips were found by the detector.
     """
@@ -205,6 +213,26 @@ def _write_lists(
     if box_file is not None:
         with atomic_write(os.path.join(folder, BOX_FILE), "w") as stream:
             json.dump(box_file, stream, ensure_ascii=False)
+
+
+def _require_rate(crop: Crop, fps: float | None) -> None:
+    """Refuse boxes for frames at another rate than that of the dataset.
+
+    Raises:
+        UserError: There are such boxes.
+    """
+    if crop.boxes is None:
+        return
+    counted = {path: None for path, boxes in crop.boxes.by_path.items() if len(boxes) > 1}
+    rates = [*counted.items(), *((path, clip.fps) for path, clips in crop.boxes.clips.items() for clip in clips)]
+    for path, rate in rates:
+        if rate is not None and rate != fps:
+            raise UserError(f"The file of boxes counts frames of '{path}' at {rate:g} per second: use --fps {rate:g}.")
+        if rate != fps:
+            raise UserError(
+                f"The file of boxes counts the frames of '{path}' itself, not those of --fps {fps:g}: leave --fps out, "
+                f'or give clips with "fps": {fps:g}.'
+            )
 
 
 def _require_entries(among: SourceSet, crop: Crop) -> None:

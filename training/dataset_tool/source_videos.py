@@ -18,7 +18,7 @@ from training.data.annotations import (
     source_stride,
 )
 from training.data.frame_store import FrameStore, Video
-from training.data.names import ANNOTATIONS, listed_path
+from training.data.names import ANNOTATIONS, join_path, listed_path
 from training.data.video_decoder import is_video_file
 
 __all__ = ["Source", "SourceSet", "find_sources", "valid_unicode"]
@@ -59,6 +59,7 @@ class SourceSet:
         entries: 'labels' and 'cameras' of dataset.json, if it exists, each by listed_path.
         store: The frames; None for a single file.
         stride: Stride of the frames in a dataset of this tool, which may have left some out.
+        fps: Frames per second to which the videos are resampled; None for their own.
     """
 
     root: str
@@ -66,6 +67,7 @@ class SourceSet:
     entries: dict[str, dict[str, Any]]
     store: FrameStore | None
     stride: int = 1
+    fps: float | None = None
 
     def file_of(self, source: Source) -> str:
         """Path of an encoded video that is a file of its own."""
@@ -83,7 +85,7 @@ class SourceSet:
         return frozenset(source.name.casefold() for source in self.sources)
 
     def stamp(self, source: Source) -> str:
-        """Digest of a video's file sizes and times (mtime, ctime), which changes with the video."""
+        """Digest of a video's file sizes and times (mtime, ctime), which changes with the video, and of the rate."""
         if self.store is not None and self.store.is_file:
             files = [self.root]
         elif source.video is None:
@@ -91,7 +93,7 @@ class SourceSet:
         else:
             folder = os.path.join(self.root, source.video.path)
             files = [os.path.join(folder, self.store.frame_name(source.video, i)) for i in range(len(source.video))]
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"" if self.fps is None else f"{self.fps} frames per second\0".encode())
         for file in files:
             try:
                 status = os.stat(file)
@@ -102,21 +104,33 @@ class SourceSet:
         return digest.hexdigest()[:32]
 
 
-def find_sources(path: str) -> SourceSet:
+def find_sources(path: str, *, fps: float | None = None) -> SourceSet:
     """Find the source videos of a path.
+
+    Args:
+        path: A video file, or a folder or zip.
+        fps: Frames per second to which the videos are resampled; None for their own.
 
     Raises:
         UserError: There are no videos, or a file of another kind; or a dataset.json that cannot be read, whose labels
             or cameras are all for something else, or with an invalid one; or frames of a dataset of this tool whose
-            stride is unknown.
+            stride is unknown; or folders of frames, which have no time stamps, to be resampled.
     """
     names: set[str] = set()
     if is_video_file(path):
         file = os.path.basename(path)
-        return SourceSet(root=path, sources=[Source(_unique(_stem(file), names), file)], entries={}, store=None)
+        return SourceSet(
+            root=path, sources=[Source(_unique(_stem(file), names), file)], entries={}, store=None, fps=fps
+        )
     store = FrameStore(path)
     if not store.movies:
         store.require_videos()
+    if fps is not None and len(store.videos):
+        folder = valid_unicode(join_path(store.path, store.videos[0].path))
+        raise UserError(
+            f"--fps: '{folder}' is a folder of frames, whose frame rate is unknown: leave --fps out, or use "
+            "--frame-stride, or give videos only."
+        )
     sources = [Source(_unique(_stem(movie), names), movie) for movie in store.movies]
     sources += [Source(_unique(video.path, names), video.path, video) for video in store.videos]
     file = f"{path}/{ANNOTATIONS}"
@@ -136,7 +150,7 @@ def find_sources(path: str) -> SourceSet:
                 f"e.g. '{valid_unicode(sources[0].path)}': repair or remove the file."
             )
         check_entries({name: entry for name, entry in by_path.items() if name in paths}, kind, file=file)
-    return SourceSet(root=path, sources=sources, entries=entries, store=store, stride=source_stride(store))
+    return SourceSet(root=path, sources=sources, entries=entries, store=store, stride=source_stride(store), fps=fps)
 
 
 def _stem(path: str) -> str:

@@ -74,8 +74,8 @@ class Unfinished:
     def _prepare(self, settings: dict[str, Any], *, restart: bool) -> None:
         settings = json.loads(json.dumps(settings))
         there = None if restart else _read_json(self._settings)
-        if there is not None and there != settings:
-            changed = [key for key in settings if there.get(key) != settings[key]] or ["version"]
+        changed = [] if there is None else [key for key in there | settings if there.get(key) != settings.get(key)]
+        if changed:
             made, now = (_in_words(changed[0], values.get(changed[0])) for values in (there, settings))
             name = "" if changed[0] == "crop" else f"{changed[0]} "
             raise UserError(

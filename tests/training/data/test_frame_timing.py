@@ -1,5 +1,8 @@
 """Even time steps of time stamps as cameras and screen recorders write them."""
 
+import dataclasses
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -36,6 +39,38 @@ def test_frames_that_are_held():
     assert found.frames.tolist() == [0, 1, 1, 2, 2, 2, 3, 4, 4, 5, 5, 5]
     assert (found.fps, found.repeated, found.left_out) == (25, 6, 0)
     assert held_frames(EVEN, EVEN) is None
+
+
+@pytest.mark.parametrize("fps", [1, Fraction(25, 2), Fraction(30000, 1001), 59])
+def test_another_rate_shows_the_last_frame_that_is_not_later(fps):
+    stamps = np.concatenate([[0], np.cumsum(RANDOM.integers(5, 28, 300)), 9000 + 17 * np.arange(40)]) + 1234
+    found = even_frames(stamps / 1000)
+    other = dataclasses.replace(found, tick=1e-6).resampled(float(fps))
+    expected, step = [], Fraction(1000) / fps
+    while len(expected) * step < float(stamps[-1] - stamps[0]) + 1000 * (found.end - found.times[-1]):
+        expected.append(int(np.sum(stamps - stamps[0] <= float(len(expected) * step) + 1e-6)) - 1)
+    assert other.fps == float(fps) and other.frames.tolist() == expected
+    assert other.repeated == len(expected) - len(set(expected)) and other.left_out == len(stamps) - len(set(expected))
+    assert other.repeated > 0
+
+
+@pytest.mark.parametrize("digits", [3, 5, 9])
+def test_rounded_time_stamps_are_no_later_than_exact_ones(digits):
+    """Of a video with missing frames; each time of the other rate is that of a frame."""
+    missing = [20, 51, 100]
+    found = even_frames(np.delete(np.round(7 + EVEN, digits), missing))
+    shown = dataclasses.replace(found, tick=10.0**-digits).resampled(15).frames
+    positions = np.delete(np.arange(300), missing)[shown]
+    assert positions.tolist() == [k - (k in missing) for k in range(0, 300, 2)]
+
+
+def test_time_stamps_in_units_of_a_frame_are_exact():
+    found = held_frames(np.array([0, 1, 3, 6, 7, 9]) / 25, np.arange(12) / 25)
+    assert dataclasses.replace(found, tick=1 / 25).resampled(10).frames.tolist() == [0, 1, 2, 4, 5]
+    found = even_frames(np.delete(EVEN, [20, 21, 51]))
+    shown = dataclasses.replace(found, tick=1 / 30).resampled(12).frames  # at 0, 2.5, 5, …
+    positions = np.delete(np.arange(300), [20, 21, 51])[shown]
+    assert positions.tolist() == [{20: 19, 21: 19, 51: 50}.get(5 * k // 2, 5 * k // 2) for k in range(120)]
 
 
 def test_missing_frames_repeat_a_neighbour():

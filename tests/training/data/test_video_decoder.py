@@ -1,6 +1,8 @@
 """Videos that are not as plain as most: uneven timing, HDR, interlaced, alpha, several sizes, a start anywhere."""
 
+import dataclasses
 import io
+import math
 import os
 import struct
 import zipfile
@@ -19,7 +21,15 @@ from tests.training.data.movies import gray, run_ffmpeg, write_movie
 from training.data.crops import Crop, read_boxes
 from training.data.frame_store import FrameStore
 from training.data.images import decode_image
-from training.data.video_decoder import BrokenVideo, Remarks, VideoInfo, decode_video, describe_remarks, probe_video
+from training.data.video_decoder import (
+    BrokenVideo,
+    Remarks,
+    UnfitRate,
+    VideoInfo,
+    decode_video,
+    describe_remarks,
+    probe_video,
+)
 from training.dataset_tool.__main__ import main, notes, prepare, read_manifest
 from training.inversion.target_clip import read_clip
 
@@ -168,6 +178,117 @@ def test_the_rate_of_fields_in_packets_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr("training.data.video_decoder._time_stamps", lambda *_, **__: (Fraction(1, 50), stamps))
     info = probe_video(str(tmp_path / "a.mpg"))
     assert info.interlaced and info.fps == 25
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Other frame rates
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    return write_movie(tmp_path_factory.mktemp("long") / "a.mp4", frames=45)
+
+
+def at_rate(long, rate, file):
+    """The 45 frames at another rate."""
+    run_ffmpeg("-r", rate, "-i", long, "-fps_mode", "passthrough", "-c:v", "libx264", "-crf", "1", file)
+    return str(file)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "avi"])
+@pytest.mark.parametrize("rate, fps", [
+    ("60", "25"), ("30", "15"), ("30000/1001", "10"), ("50", "25/2"), ("24000/1001", "8"), ("60", "24000/1001"),
+])  # fmt: skip
+def test_frames_at_another_rate(rate, fps, container, tmp_path, long):
+    movie = at_rate(long, rate, tmp_path / f"a.{container}")
+    ratio = Fraction(rate) / Fraction(fps)
+    shown = [math.floor(k * ratio) for k in range(math.ceil(45 / ratio))]
+    frames, remarks = finish(decode_video(movie, fps=float(Fraction(fps))))
+    assert numbers(frames) == shown
+    assert remarks == Remarks(rate=pytest.approx(float(Fraction(rate)), abs=0.01))
+    for stride, limit in ((1, 5), (3, None), (2, 4)):
+        found = finish(decode_video(movie, fps=float(Fraction(fps)), stride=stride, limit=limit))[0]
+        assert numbers(found) == shown[::stride][:limit]
+
+
+def test_frames_of_an_animated_image_at_another_rate(tmp_path, long):
+    """Its time stamps are rounded to hundredths of a second."""
+    run_ffmpeg("-r", 30, "-i", long, "-fps_mode", "passthrough", tmp_path / "a.gif")
+    assert numbers(finish(decode_video(str(tmp_path / "a.gif"), fps=15))[0]) == list(range(0, 45, 2))
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("fps", ["4", "25/4", "9"])
+def test_frames_of_a_variable_rate_at_another_one(fps, container, tmp_path, steady):
+    """A frame is shown until the next one: 20 frames at 10 per second, without 8, 9, 10 and 15."""
+    movie = tmp_path / f"a.{container}"
+    run_ffmpeg("-i", steady, "-vf", UNEVEN["drops"][0], "-fps_mode", "vfr", "-c:v", "libx264", "-crf", "1", movie)
+    there = [frame for frame in range(20) if frame not in (8, 9, 10, 15)]
+    moments = [math.floor(k * 10 / Fraction(fps)) for k in range(math.ceil(2 * Fraction(fps)))]
+    shown = [max(frame for frame in there if frame <= moment) for moment in moments]
+    frames, remarks = finish(decode_video(str(movie), fps=float(Fraction(fps))))
+    assert numbers(frames) == shown
+    repeated = len(shown) - len(set(shown))
+    assert remarks == Remarks(repeated=repeated, left_out=16 - len(set(shown)), rate=pytest.approx(10, abs=0.01))
+    pauses = f", {repeated} frames repeated where there are pauses" if repeated else ""
+    (line,) = describe_remarks([dataclasses.replace(remarks, rate=10)])
+    assert line == f"1 video(s) of 10 frames per second were resampled{pauses}."
+    found = finish(decode_video(str(movie), fps=float(Fraction(fps)), stride=2, limit=3))[0]
+    assert numbers(found) == shown[::2][:3]
+
+
+def test_repeated_frames_of_theora_at_another_rate(tmp_path):
+    ramp = "nullsrc=s=64x48:r=25:d=2,geq=lum='20+4*if(between(N,15,18),15,N)':cb=128:cr=128"
+    run_ffmpeg("-f", "lavfi", "-i", ramp, "-c:v", "libtheora", "-q:v", "9", tmp_path / "a.ogv")
+    assert probe_video(str(tmp_path / "a.ogv")).timing is not None
+    every = finish(decode_video(str(tmp_path / "a.ogv")))[0]
+    for fps in (10, 12):
+        frames = finish(decode_video(str(tmp_path / "a.ogv"), fps=fps))[0]
+        assert np.array_equal(frames, [every[25 * k // fps] for k in range(2 * fps)])
+
+
+def test_interlaced_frames_at_another_rate(tmp_path):
+    video = tmp_path / "a.mpg"
+    run_ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.4,setfield=tff", "-c:v", "mpeg2video"),
+        *("-flags", "+ildct+ilme", video),
+    )
+    halved, remarks = finish(decode_video(str(video), fps=12.5))
+    assert np.array_equal(halved, finish(decode_video(str(video), stride=2))[0]) and len(halved) == 5
+    assert remarks == Remarks(rate=25, deinterlaced=True)
+
+
+@pytest.mark.parametrize("rate, fps", [("30000/1001", 30), ("30", 29.97), ("24000/1001", 24), ("60", 59.94)])
+def test_rates_that_are_almost_equal_count_as_equal(rate, fps, tmp_path, long):
+    frames, remarks = finish(decode_video(at_rate(long, rate, tmp_path / "a.mp4"), fps=fps))
+    assert numbers(frames) == list(range(45)) and remarks == Remarks()
+
+
+def test_frames_of_a_variable_rate_at_almost_the_same_one(tmp_path, steady):
+    run_ffmpeg("-i", steady, "-vf", UNEVEN["drops"][0], "-fps_mode", "vfr", "-crf", "1", tmp_path / "a.mp4")
+    frames, remarks = finish(decode_video(str(tmp_path / "a.mp4"), fps=10.05))
+    assert numbers(frames) == UNEVEN["drops"][1] and remarks == Remarks(repeated=4)
+
+
+def test_rates_that_cannot_be_had(tmp_path, steady):
+    with pytest.raises(UnfitRate) as raised:
+        next(decode_video(steady, fps=12))
+    message = f"'{steady}' has 10 frames per second: for 12, frames between them would have to be invented."
+    assert str(raised.value) == message
+    for name in ("a.h264", "a.m2v", "a.mjpeg"):
+        run_ffmpeg("-r", 25, "-i", steady, "-pix_fmt", "yuvj420p" if name == "a.mjpeg" else "yuv420p", tmp_path / name)
+        with pytest.raises(UnfitRate) as raised:
+            next(decode_video(str(tmp_path / name), fps=5))
+        assert str(raised.value) == (
+            f"The frame rate of '{tmp_path / name}' is unknown (no time stamps), so it cannot be changed to 5."
+        )
+    pause = str(tmp_path / "pause.mkv")
+    run_ffmpeg("-i", steady, "-vf", "setpts='(N+gte(N,10)*20000)/10/TB'", "-fps_mode", "vfr", pause)
+    with pytest.raises(UnfitRate) as raised:
+        next(decode_video(pause, fps=5))
+    assert str(raised.value) == (
+        f"The frame rate of '{pause}' is unknown (time stamps with long pauses), so it cannot be changed to 5."
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------

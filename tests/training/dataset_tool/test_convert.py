@@ -30,6 +30,7 @@ from tests.training.tiny import write_frames
 from training.data.crops import Crop, read_boxes
 from training.data.dataset import VideoPairDataset
 from training.data.frame_store import FrameStore
+from training.data.images import decode_image
 from training.data.video_decoder import decode_video, probe_video
 from training.data.webdataset_files import read_samples
 from training.dataset_tool import __main__ as dataset_tool
@@ -957,7 +958,146 @@ def test_different_frame_rates_are_noted(movies, tmp_path):
         arguments = [str(source), str(tmp_path / f"out-{name}"), "--resolution", "8", "--nframes", "4"]
         output = CliRunner().invoke(main, arguments, catch_exceptions=False).output
         assert ("The videos have 10 to 25 frames per second, and clips" in output) == noted
-        assert ("ffmpeg -i IN -vf fps=10 OUT" in output) == noted
+        assert ("faster in some of them. Resample all to one rate: --fps 10.\n" in output) == noted
+
+
+# Of the videos in the fixture `rates`: the frames at 10 per second, by their numbers in the source.
+AT_TEN = {"25.mp4": [0, 2, 5, 7, 10, 12], "60.mkv": [0, 6, 12], "uneven.mp4": [0, 3, 6, 9, 10, 15]}
+
+
+@pytest.fixture(scope="module")
+def rates(tmp_path_factory):
+    """Videos of 25, 60 and 30 frames per second; the last one without frames 11 to 14."""
+    base, folder = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("rates")
+    movie = write_movie(base / "a.mp4", frames=18, size=(32, 24))
+    uneven = "select='not(between(n,11,14))'"
+    plans = [("25.mp4", 25, 15, "null"), ("60.mkv", 60, 18, "null"), ("uneven.mp4", 30, 18, uneven)]
+    for name, rate, count, vf in plans:
+        options = ["-vf", f"trim=end_frame={count},{vf}", "-fps_mode", "passthrough", "-c:v", "libx264", "-crf", "1"]
+        run_ffmpeg("-r", rate, "-i", movie, *options, folder / name)
+    return folder
+
+
+def grays(images):
+    return [round((float(np.asarray(image).mean()) - gray(0)) / (gray(1) - gray(0))) for image in images]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("shape", ["folder", "zip", "shards"])
+def test_videos_of_several_rates_get_one(rates, tmp_path, shape, workers):
+    out = tmp_path / "out"
+    arguments = [str(rates), str(out), "--fps", "10", "--resolution", "8", "--nframes", "3", "--format", shape]
+    arguments += ["--workers", workers]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.stderr == "3 video(s) of 25 to 60 frames per second were resampled.\n"
+    manifest = json.loads((out / "manifest.json").read_text()) if shape == "shards" else read_manifest(out)
+    assert manifest["fps"] == 10 and [entry["fps"] for entry in manifest["sources"]] == [10] * 3
+    assert [entry["frames"] for entry in manifest["sources"]] == [6, 3, 6]
+    assert [remark["rate"] for remark in manifest["remarks"]] == [25, 60, pytest.approx(30, abs=0.01)]
+    if shape == "shards":
+        samples = read_samples(str(out / "shard-000000.tar"))
+        found = sorted(grays(decode_image(sample.image(k)[1]) for k in range(3)) for sample in samples)
+        assert found == sorted(shown[k : k + 3] for shown in AT_TEN.values() for k in range(0, len(shown), 3))
+    else:
+        store = FrameStore(out)
+        found = [grays(store.read_frame(video, k) for k in range(len(video))) for video in store.videos]
+        assert found == list(AT_TEN.values())
+    assert CliRunner().invoke(main, ["--check", str(out), "--workers", "1"]).exit_code == 0
+    assert "3 video(s) in 3 folder(s), 5 clips of 3 frames, 8²" in result.stdout
+
+
+def test_a_stride_counts_resampled_frames(rates, tmp_path):
+    prepare(source=str(rates), out=str(tmp_path / "out"), resolution=8, nframes=2, fps=10, stride=2, max_frames=2)
+    store = FrameStore(tmp_path / "out")
+    found = [grays(store.read_frame(video, k) for k in range(len(video))) for video in store.videos]
+    assert found == [shown[::2][:2] for shown in AT_TEN.values()]
+    with pytest.raises(UserError, match="the longest video has 3 frames at --fps 10 after --stride 2, nframes is 4"):
+        prepare(source=str(rates), out=str(tmp_path / "long"), resolution=8, nframes=4, fps=10, stride=2)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_slower_videos_are_refused_or_left_out(rates, tmp_path, zipped):
+    source = rates
+    if zipped:
+        source = tmp_path / "source.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for file in sorted(rates.iterdir()):
+                archive.write(file, file.name)
+    options = {"source": str(source), "out": str(tmp_path / "out"), "fps": 27, **OPTIONS}
+    reason = f"'{source}/25.mp4' has 25 frames per second: for 27, frames between them would have to be invented."
+    with pytest.raises(UserError) as raised:
+        prepare(**options)
+    assert str(raised.value) == f"{reason} Give a lower --fps or none, remove the video, or use --skip-broken."
+    manifest = prepare(**options, skip_broken=True)
+    assert manifest["skipped"] == [{"source": "25.mp4", "reason": reason}] and len(manifest["sources"]) == 2
+
+
+@pytest.mark.parametrize("fps", [0, -1, math.nan, math.inf, 1001, True, "25"])
+def test_rates_that_are_no_rates(rates, tmp_path, fps):
+    with pytest.raises(UserError) as raised:
+        prepare(source=str(rates), out=str(tmp_path / "out"), fps=fps, **OPTIONS)
+    assert str(raised.value) == f"fps must be a number from 0.01 to 1000, got {fps!r}."
+
+
+def test_folders_of_frames_have_no_rate(tmp_path):
+    write_frames(tmp_path / "data", videos=2, frames=9)
+    with pytest.raises(UserError) as raised:
+        prepare(source=str(tmp_path / "data"), out=str(tmp_path / "out"), fps=10, **OPTIONS)
+    first = FrameStore(tmp_path / "data").videos[0].path
+    assert str(raised.value) == (
+        f"--fps: '{tmp_path}/data/{first}' is a folder of frames, whose frame rate is unknown: leave --fps out, or use "
+        "--frame-stride, or give videos only."
+    )
+    assert os.listdir(tmp_path) == ["data"]
+
+
+def test_an_interrupted_conversion_goes_on_at_its_rate_only(movies, tmp_path, monkeypatch):
+    interrupted(movies, tmp_path / "out", monkeypatch, fps=5, nframes=2)
+    for fps, word in ((None, "none"), (4, "4")):
+        with pytest.raises(UserError, match=rf"an unfinished dataset made with fps 5, not {word}: repeat that"):
+            prepare_frames(movies, tmp_path / "out", fps=fps, nframes=2)
+    done = converted(monkeypatch)
+    prepare_frames(movies, tmp_path / "out", fps=5, nframes=2)
+    assert done == ["c", "d", "e"]
+
+
+def test_a_conversion_of_a_version_without_rates_goes_on(movies, tmp_path, monkeypatch):
+    interrupted(movies, tmp_path / "out", monkeypatch)
+    file = tmp_path / ".out.unfinished" / "settings.json"
+    settings = json.loads(file.read_text())
+    assert settings.pop("fps") is None
+    file.write_text(json.dumps(settings))
+    done = converted(monkeypatch)
+    prepare_frames(movies, tmp_path / "out")
+    assert done == ["c", "d", "e"]
+
+
+def test_boxes_of_another_rate_are_refused(rates, tmp_path):
+    def result(entry, fps):
+        file = tmp_path / "boxes.json"
+        file.write_text(json.dumps({"25.mp4": entry}))
+        options = {"source": str(rates / "25.mp4"), "out": str(tmp_path / "out"), "overwrite": True, **OPTIONS}
+        try:
+            crop = Crop(boxes=read_boxes(str(file), scale=1, smoothing=0))
+            return prepare(**options, crop=crop, fps=fps)["videos"]
+        except UserError as error:
+            return str(error)
+
+    box = [4, 4, 20, 20]
+    clip = {"first": 1, "frames": 5, "box": [box] * 5}
+    own = (
+        "The file of boxes counts the frames of '25.mp4' itself, not those of --fps 10: leave --fps out, or give clips "
+        'with "fps": 10.'
+    )
+    assert result([clip], 10) == result([box] * 15, 10) == own
+    at_ten = "The file of boxes counts frames of '25.mp4' at 10 per second: use --fps 10."
+    assert result([clip | {"fps": 10}], None) == result([clip | {"fps": 10}], 12.5) == at_ten
+    (video,) = result([clip | {"fps": 10}], 10)
+    assert video["frames"] == 5
+    store = FrameStore(tmp_path / "out")
+    assert grays(store.read_frame(store.videos[0], k) for k in range(5)) == AT_TEN["25.mp4"][1:]
+    assert result(box, 10)[0]["frames"] == 6
+    assert "'25.mp4, clip 0': fps must be a number of frames per second, got 0." in result([clip | {"fps": 0}], 10)
 
 
 def test_small_videos_are_enlarged_and_that_is_said(movies, tmp_path):

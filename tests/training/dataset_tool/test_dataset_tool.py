@@ -533,6 +533,7 @@ def test_demo_clip_without_network(tmp_path, monkeypatch):
         ),
         (["--check", "IN", "--format", "zip"], "--format has no effect there"),
         (["--check", "IN", "--stride", "2"], "--frame-stride has no effect there"),
+        (["--check", "IN", "--fps", "25"], "--fps has no effect there"),
         (["--check", "IN", "--overwrite"], "--overwrite has no effect there"),
         (
             ["IN", "--preview", "x.png", "--nframes", "4"],

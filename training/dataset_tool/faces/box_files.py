@@ -106,7 +106,7 @@ def make_box_file(
             f"There are no clips of {kind} in {len(paths)} video(s), e.g. '{valid_unicode(path)}': "
             f"{reason.removesuffix('.')}."
         )
-    content = write_box_file(file, videos, selection, broken=broken)
+    content = write_box_file(file, videos, selection, broken=broken, fps=among.fps)
     return BoxFile(content=content, detections=detections, videos=videos, lines=lines)
 
 
@@ -137,4 +137,5 @@ def _misfit(among: SourceSet, task: tuple[Source, tuple[int, int], int]) -> str 
                 total += 1
     except BrokenVideo as error:
         return valid_unicode(one_line(error))
-    return None if total == count else f"it has {total} frames, its detections are for {count}"
+    rate = "" if among.fps is None else f" at --fps {among.fps:g}"
+    return None if total == count else f"it has {total} frames{rate}, its detections are for {count}"

@@ -196,11 +196,12 @@ def summary(videos: dict[str, VideoClips], selection: Selection) -> list[str]:
 
 
 def write_box_file(
-    file: str, videos: dict[str, VideoClips], selection: Selection, *, broken: dict[str, str]
+    file: str, videos: dict[str, VideoClips], selection: Selection, *, broken: dict[str, str], fps: float | None
 ) -> dict[str, Any]:
     """Write the clips of all videos as a file of boxes (training.data.crops), and return its content."""
+    rate = {} if fps is None else {"fps": fps}
     content: dict[str, Any] = {
-        path: [clip.entry(selection) for clip in video.clips] or {"left_out": video.reason(selection)}
+        path: [clip.entry(selection) | rate for clip in video.clips] or {"left_out": video.reason(selection)}
         for path, video in videos.items()
     }
     content |= {path: {"left_out": reason} for path, reason in broken.items()}

@@ -86,8 +86,8 @@ def detect_videos(
             for source, trouble in zip(todo, parallel_map(_detect, todo, shared=shared, workers=workers)):
                 if trouble is not None:
                     if not skip_broken:
-                        raise UserError(f"{trouble} {BrokenVideo.advice}, or use --skip-broken.")
-                    broken[listed_path(source.path)] = trouble
+                        raise UserError(f"{trouble} {trouble.advice}, or use --skip-broken.")
+                    broken[listed_path(source.path)] = str(trouble)
                 kept[source.path] = _read_kept(_file(folder, source), stamps[source.path])
                 bar.update()
         finally:
@@ -147,8 +147,8 @@ def close_detector() -> None:
     _open.clear()
 
 
-def _detect(shared: tuple[SourceSet, DetectorSettings, str, dict[str, str]], source: Source) -> str | None:
-    """Keep the detections in one video; returns the reason if it cannot be decoded."""
+def _detect(shared: tuple[SourceSet, DetectorSettings, str, dict[str, str]], source: Source) -> BrokenVideo | None:
+    """Keep the detections in one video; returns the error if it cannot be decoded."""
     among, settings, folder, stamps = shared
     key = json.dumps(settings)
     if key not in _open:
@@ -158,7 +158,7 @@ def _detect(shared: tuple[SourceSet, DetectorSettings, str, dict[str, str]], sou
         with contextlib.closing(source_frames(source, among=among, folder=folder, about={}, threads=1)) as frames:
             video = detect_video(frames, detector, name=source.path)
     except BrokenVideo as error:
-        return valid_unicode(one_line(error))
+        return type(error)(valid_unicode(one_line(error)))  # without its causes, which may not pickle
     content = {"stamp": stamps[source.path], "detector": detector.version, "names": detector.names, "video": video}
     with atomic_write(_file(folder, source), "w") as stream:
         json.dump(content, stream, separators=(",", ":"))

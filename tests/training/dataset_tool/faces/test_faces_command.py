@@ -145,6 +145,29 @@ def test_the_box_file_alone_gives_the_same_set(movies, landmarks, tmp_path):
         assert (tmp_path / "by_boxes" / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes()
 
 
+def test_frames_and_boxes_at_another_rate(movies, tmp_path):
+    """The movies have 10 frames per second: at 4, frames 0, 2, 5, 7, … 22."""
+    landmarks = write_landmarks(tmp_path / "landmarks.json", {"a.mp4": of_head(10)})
+    out, boxes, source = tmp_path / "out", tmp_path / "boxes.json", movies / "a.mp4"
+    find = ("--faces", "--landmarks", landmarks, *OPTIONS)
+    call(source, out, *find, "--fps", 4, "--preview", tmp_path / "sheet.png")
+    (clip,) = json.loads((out / "faces.json").read_text())["a.mp4"]
+    assert (clip["first"], clip["frames"], clip["fps"]) == (0, 10, 4)
+    last = np.asarray(Image.open(out / "videos" / "a_000_0000" / "000009.png"))[0, 0, 0]
+    assert last == pytest.approx(20 + 5 * 22, abs=2) and read_manifest(out)["fps"] == 4
+    call(source, "--faces-only", boxes, *find, "--fps", 4)
+    call(source, tmp_path / "by_boxes", "--boxes", boxes, *OPTIONS[:4], "--fps", 4)
+    frame = "videos/a_000_0000/000007.png"
+    assert (tmp_path / "by_boxes" / frame).read_bytes() == (out / frame).read_bytes()
+    assert fail(source, tmp_path / "own", "--boxes", boxes, *OPTIONS[:4]) == (
+        "The file of boxes counts frames of 'a.mp4' at 4 per second: use --fps 4."
+    )
+    assert fail(source, tmp_path / "other", *find, "--fps", 5) == (
+        f"'{landmarks}' does not fit 'a.mp4': it has 12 frames at --fps 5, its detections are for 10. Correct it, or "
+        "use --skip-broken."
+    )
+
+
 def test_preview_and_roll(movies, tmp_path):
     landmarks = write_landmarks(tmp_path / "landmarks.json", {"a.mp4": of_head(FRAMES, roll=0.5)})
     preview = tmp_path / "sheet.png"
@@ -187,6 +210,11 @@ def test_interrupted_detection_goes_on(movies, tmp_path, monkeypatch):
     assert len(calls) == 6 * FRAMES + 5
     detect_videos(among, **{**arguments, "settings": {**settings, "version": "2"}})
     assert len(calls) == 9 * FRAMES + 5
+    for _ in range(2):  # of the movies' 10 frames per second
+        detect_videos(find_sources(str(movies), fps=5), **{**arguments, "settings": {**settings, "version": "2"}})
+        assert len(calls) == 9 * FRAMES + 5 + 3 * FRAMES // 2
+    with pytest.raises(UserError, match=r"a\.mp4' has 10 frames .* Give a lower --fps or none, remove the video, "):
+        detect_videos(find_sources(str(movies), fps=12), **arguments)
 
 
 def test_the_source_may_be_broken(tmp_path, monkeypatch):
