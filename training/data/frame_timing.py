@@ -93,9 +93,18 @@ def held_frames(times: np.ndarray, steps: np.ndarray) -> EvenFrames | None:
     return found if found.repeated or found.left_out else None
 
 
-def mean_rate(times: np.ndarray) -> float | None:
-    """Frames per second of even frames at the given times in seconds; None for fewer than two."""
-    return round(1 / _mean_step(times), 3) if len(times) > 1 and times[0] < times[-1] else None
+def mean_rate(times: np.ndarray, *, tick: float = 0.0) -> float | None:
+    """Frames per second of even frames at the given times in seconds; None for fewer than two.
+
+    It is a whole number where times in units of `tick`, if these are much shorter than a frame, may be rounded to it.
+    """
+    if len(times) < 2 or times[0] >= times[-1]:
+        return None
+    rate = 1 / _mean_step(times)
+    whole = max(round(rate), 1)
+    if 2 * tick * whole <= 1 and np.ptp(times - np.arange(len(times)) / whole) <= tick:
+        return float(whole)
+    return round(rate, 3)
 
 
 def _shown_frames(shown: np.ndarray, *, times: np.ndarray, **others: float) -> EvenFrames:

@@ -336,7 +336,7 @@ def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None
             return None, None, None
         times = stamps * float(base)
         if even_frames(times) is None:
-            rate = mean_rate(times)
+            rate = mean_rate(times, tick=float(base))
             if rate is None or sizes.all():
                 return rate, None, None
             steps = times
@@ -352,7 +352,7 @@ def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None
     except ValueError as error:
         return None, None, str(error)
     if timing is None:
-        return mean_rate(times), None, None
+        return mean_rate(times, tick=float(base)), None, None
     return timing.fps, dataclasses.replace(timing, tick=float(base)), None
 
 

@@ -34,6 +34,14 @@ def test_rates_of_even_frames():
     assert [mean_rate(each) for each in (EVEN[:0], EVEN[:1], np.zeros(9))] == [None] * 3
 
 
+def test_rates_of_rounded_times():
+    hundredths = np.round(EVEN[:45], 2)
+    assert mean_rate(hundredths) == pytest.approx(29.99, abs=0.01) and mean_rate(hundredths, tick=0.01) == 30
+    ntsc = np.arange(100) * 1001 / 30000
+    assert [mean_rate(ntsc, tick=tick) for tick in (1 / 30000, 0.001, 1001 / 30000)] == [29.97] * 3
+    assert mean_rate(np.arange(9) / 0.4, tick=0.001) == 0.4
+
+
 def test_frames_that_are_held():
     found = held_frames(np.array([0, 1, 3, 6, 7, 9]) / 25, np.arange(12) / 25)
     assert found.frames.tolist() == [0, 1, 1, 2, 2, 2, 3, 4, 4, 5, 5, 5]
