@@ -116,7 +116,7 @@ def camera_path(
     """
     from torch_utils.argument_checks import check_number, shown, whole_number  # it imports PyTorch
 
-    if not hasattr(prior, "at_angles"):
+    if not all(hasattr(prior, name) for name in ("at_angles", "yaw", "pitch", "fov")):
         raise ValueError(f"prior must be a renderer.cameras.CameraPrior, got {shown(prior)}.")
     if program not in PROGRAMS:
         raise ValueError(

@@ -118,6 +118,10 @@ def test_every_program_takes_a_field_of_view(program):
     torch.testing.assert_close(cameras.fov, trained.fov * (30 / 18))
 
 
+class NoRanges:
+    at_angles, fov, smallest_fov = CameraPrior().at_angles, 18.0, 1.0
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -128,6 +132,7 @@ def test_every_program_takes_a_field_of_view(program):
         ({"yaw_scale": "1"}, "^yaw_scale must be a finite number, got '1'"),
         ({"program": ["front"]}, r"Unknown render program '\['front'\]'"),
         ({"prior": None}, "^prior must be a renderer.cameras.CameraPrior, got None"),
+        ({"prior": NoRanges()}, "^prior must be a renderer.cameras.CameraPrior, got NoRanges.$"),
         ({"program": "front_zoom", "fov": 170}, "with 170 front_zoom goes from 153 to 187"),
         ({"fov": 0}, "between 0 and 180"),
         ({"yaw_scale": math.nan}, "yaw_scale must be a finite number"),

@@ -113,6 +113,7 @@ def plan(
     notes += dataset.notes
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
     check_arguments({"generator": generator, "discriminator": discriminator}, given)
+    _check_camera_labels(options, generator)
     notes += _model_notes(options, generator, dataset, given=given, continued=continued)
     notes += _size_notes(options, dataset, processes)
     notes += synthesis_note(generator)
@@ -271,6 +272,17 @@ def _camera_prior(generator: torch.nn.Module) -> Any | None:
     ranges = [getattr(prior, name, None) for name in ("yaw", "pitch", "radius")]
     pairs = all(isinstance(values, tuple) and len(values) == 2 and all(map(is_number, values)) for values in ranges)
     return prior if pairs and is_number(getattr(prior, "fov", None)) and hasattr(prior, "distribution") else None
+
+
+def _check_camera_labels(options: Mapping[str, Any], generator: torch.nn.Module) -> None:
+    """Refuse camera_condition with a prior of the user's own that lacks the ranges, the units of its labels."""
+    prior = getattr(generator, "camera_prior", None)
+    lacks = prior is not None and any(getattr(prior, name, None) is None for name in ("yaw", "pitch"))
+    if options["camera_condition"] and lacks:
+        raise UserError(
+            "camera_condition=true gives the discriminators angles in units of the ranges of yaw and pitch, which the "
+            "camera_prior of model.generator lacks; add them, or leave camera_condition= out."
+        )
 
 
 def _model_notes(

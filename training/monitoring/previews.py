@@ -16,7 +16,7 @@ import torch
 from dnnlib import UserError, explain_file_trouble
 from renderer.cameras import Cameras
 from renderer.outputs import displayed, output_maps
-from renderer.trajectories import camera_path, frame_schedule
+from renderer.trajectories import frame_schedule
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
 from torch_utils.rng import RandomStream
 from training.data.loader import PairDataset
@@ -28,7 +28,6 @@ __all__ = ["REALS", "Previews"]
 
 REALS = "reals.png"
 
-TRAJECTORIES = ("front", "rotation_camera_yaw")  # camera trajectories of the videos
 FPS = 8
 CHUNK = 8  # contents rendered at a time
 
@@ -115,8 +114,7 @@ class Previews:
             folder.mkdir(parents=True, exist_ok=True)
         steps = self.dataset.nframes
         renderer = self._renderer(torch.arange(self.videos))
-        for trajectory in TRAJECTORIES:
-            cameras = camera_path(trajectory, self.generator.camera_prior, steps).to(self.device)
+        for trajectory, cameras in self._trajectories(steps).items():
             paths = {name: folder / f"{name}.mp4" for name in (f"{trajectory}_seed{i:04d}" for i in range(self.videos))}
             writers = [VideoWriter(path, FPS) for path in paths.values()]
             try:
@@ -130,6 +128,15 @@ class Previews:
                 for writer in writers:
                     writer.abort()  # no effect on closed ones
             written.update(paths)
+
+    def _trajectories(self, steps: int) -> dict[str, Cameras]:
+        """Cameras of the videos, one per step, by the names of their programs in `renderer.trajectories`.
+
+        A prior of the user's own may lack the ranges that `camera_path` takes, and has `at`.
+        """
+        yaws = [step / (steps - 1) for step in range(steps)] if steps > 1 else [0.5]
+        turn = Cameras.join(self.generator.camera_prior.at(yaw=yaw) for yaw in yaws)
+        return {"front": self.frontal_cameras[0].repeat(steps), "rotation_camera_yaw": turn.to(self.device)}
 
     def _render(self, part: torch.Tensor, cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
         """Images of some contents in the middle of their clips, and their depth: uint8 [len(part), 3, H, W] each."""

@@ -205,6 +205,41 @@ def test_own_field_is_rendered_as_it_is_trained(work):
     assert trained.opacity.max() > 0.5
 
 
+NO_RANGES = """
+
+class Turntable:
+    def __init__(self):
+        self.prior = CameraPrior()
+        self.at, self.sample, self.depth_offsets = self.prior.at, self.prior.sample, self.prior.depth_offsets
+
+
+class Turned(Generator):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.camera_prior = Turntable()
+"""
+
+
+def test_a_prior_without_ranges_trains(work):
+    """With previews and metrics; camera labels are in units of the ranges."""
+    with open("my_models.py", "a") as file:
+        file.write(NO_RANGES)
+    cameras = [[f"split/video_{video}", [0.1, 1.5]] for video in range(5)]
+    Path("data", "dataset.json").write_text(json.dumps({"cameras": cameras}))
+    words = ["outdir=runs", "data=data", *OVERRIDES, "model.generator._target_=my_models.Turned", "kimg=0.004"]
+    folder = run_train.train([*words, "previews.images=1", "previews.videos=1", "metrics=flatness32_1v"])
+    videos = {path.name for path in (folder / "videos" / "000000").iterdir()}
+    assert videos == {"front_seed0000.mp4", "rotation_camera_yaw_seed0000.mp4"}
+    assert (folder / "metric-flatness32_1v.jsonl").exists()
+
+    with pytest.raises(UserError) as caught:
+        plan([*words, "camera_condition=true"])
+    assert str(caught.value) == (
+        "camera_condition=true gives the discriminators angles in units of the ranges of yaw and pitch, which the "
+        "camera_prior of model.generator lacks; add them, or leave camera_condition= out."
+    )
+
+
 OWN_D = "my_models.PairDiscriminator"
 SELECTED = [f"model.discriminator._target_={OWN_D}", "+model.discriminator.width=16"]
 

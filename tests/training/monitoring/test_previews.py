@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from renderer.cameras import camera_angles
+from renderer.cameras import Cameras, camera_angles
+from renderer.trajectories import camera_path
 from renderer.video import to_uint8
 from tests.small_network import small_generator
 from torch_utils.rng import RandomStream
@@ -61,6 +62,36 @@ def test_depth_is_white_at_the_near_end(pictures):
     _, levels = pictures
     expected = [255 * (1 - number / CONTENTS) for number in range(CONTENTS)]
     assert levels("depth_frontal") == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("own", [False, True])
+def test_videos_have_the_cameras_of_their_programs(tmp_path, monkeypatch, steps, own):
+    """A prior of the user's own needs no ranges."""
+    generator, shown = small_generator(), []
+    prior = generator.camera_prior
+    if own:
+        generator.camera_prior = types.SimpleNamespace(at=lambda yaw=0.5: prior.at(yaw), sample=prior.sample)
+
+    class Renderer:
+        def __init__(self, *_, **__): ...
+
+        def render(self, time, cameras):
+            shown.append(cameras[0])
+            return torch.zeros(len(cameras), 3, SIZE, SIZE)
+
+    monkeypatch.setattr(previews, "FrameRenderer", Renderer)
+    made = Previews(
+        folder=tmp_path, dataset=types.SimpleNamespace(nframes=steps), generator=generator, images=2, columns=2,
+        videos=2, seed=5, device=torch.device("cpu"),
+    )  # fmt: skip
+    monkeypatch.setattr(made, "_write_images", lambda *_: None)
+    programs = "front", "rotation_camera_yaw"
+    assert set(made.write(3)) == {f"{program}_seed000{seed}" for program in programs for seed in (0, 1)}
+    expected = [camera_path(program, prior, steps) for program in programs]
+    torch.testing.assert_close(
+        Cameras.join(shown).cam2world, torch.cat([path.cam2world.flip(0) for path in expected]), rtol=0, atol=1e-7
+    )
 
 
 def test_grids_are_no_wider_than_their_images(tmp_path):
