@@ -784,6 +784,7 @@ def test_rows_of_the_metrics_command_in_the_run_folder_decide_nothing(tmp_path, 
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.012", "snap=1"]
     words += ["nframes=16", f"cache_metrics_dir={tmp_path / 'cache'}"]
     assert call(monkeypatch, *words, "metrics=rfvd64_16f") == 0
+    assert len(list((tmp_path / "cache").glob("real-*.npy"))) == 1
     (folder,) = (tmp_path / "runs").iterdir()
     words = ["--metrics", "rfvd64_16f,flicker32_16f", "--fake", folder, "--real", other, "--outdir", folder]
     words += ["--device", "cpu", "--cache", tmp_path / "cache"]
@@ -962,8 +963,10 @@ def test_a_conditional_run(tmp_path, monkeypatch):
     data = write_frames(tmp_path / "data")
     labels = [[f"split/video_{video}", video % 2] for video in range(5)]
     (data / "dataset.json").write_text(json.dumps({"labels": labels}))
-    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "cond=true", "kimg=0.004") == 0
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "cond=true", "kimg=0.004"]
+    assert call(monkeypatch, *words, "metrics=flatness32_1v") == 0
     folder = tmp_path / "runs" / "00000-data-stylenerf_small-small-res16-mb4-cond"
+    assert json.loads((folder / "metric-flatness32_1v.jsonl").read_text())["fake"]["labelled"] is True
     assert torch.load(folder / "latest-network-snapshot.pt")["generator"]["config"]["c_dim"] == 2
     words = ["--network_pkl", str(folder), "--outdir", str(tmp_path / "out"), "--n_steps", "1", "--time_steps", "1"]
     with pytest.raises(UserError) as error:

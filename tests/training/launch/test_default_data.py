@@ -1,10 +1,12 @@
 """Training without data=: the synthetic heads are made once, kept in the cache, and used."""
 
+import json
 import os
 import re
 
 import pytest
 
+import run_train
 from dnnlib import UserError
 from tests.training.tiny import OVERRIDES
 from training.launch import default_data
@@ -20,15 +22,21 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_it_is_made_once_and_trained_on(cache, tmp_path):
+def test_it_is_made_once_and_trained_on(cache, tmp_path, monkeypatch):
+    """Metrics look a second time, once the data are known."""
+    monkeypatch.setattr(default_data, "FRAMES", 16)
     words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES]
     job = plan(words)
-    assert job.dataset.num_videos == 2 and job.dataset.describe()["num_frames"] == 8
+    assert job.dataset.num_videos == 2 and job.dataset.describe()["num_frames"] == 32
     assert os.path.commonpath([job.options["data"], cache]) == str(cache)
     assert any("No data= was given" in note for note in job.notes)
     written = {path: path.stat().st_mtime_ns for path in cache.rglob("*.png")}
-    again = plan(words)
-    assert again.options["data"] == job.options["data"]
+    looks, look = [], run_train.metric_inputs
+    monkeypatch.setattr(run_train, "metric_inputs", lambda options: looks.append(options["data"]) or look(options))
+    folder = run_train.train([*words, "kimg=0.004", "imgsnap=null", "metrics=flicker32_16f"])
+    assert looks == [None, job.options["data"]]
+    (row,) = map(json.loads, (folder / "metric-flicker32_16f.jsonl").read_text().splitlines())
+    assert row["real_name"] == os.path.basename(job.options["data"])
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.png")} == written
 
 
