@@ -20,6 +20,7 @@ from PIL import Image
 from dnnlib import UserError
 from renderer.video import VideoWriter, save_png
 from tests.training.tiny import make_loop, make_plan
+from training.monitoring import run_logger
 from training.monitoring.trackers import TRACKERS, Trackers, check_trackers, flat_options
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -380,12 +381,32 @@ def test_names_are_checked(tmp_path, wandb):
 # In a training
 
 
-def test_a_training_and_its_continuation_go_to_one_record(tmp_path, wandb):
+def test_a_training_and_its_continuation_go_to_one_record(tmp_path, wandb, monkeypatch):
+    """Which is closed, also after an error."""
+    first_steps = []
+    monkeypatch.setattr(
+        run_logger,
+        "Trackers",
+        lambda *names, **named: first_steps.append(named["first_step"]) or Trackers(*names, **named),
+    )
     arguments = ("logger=wandb", "imgsnap=1", "snap=1", "previews.videos=1")
     loop = make_loop(tmp_path, *arguments, "kimg=0.012")
     loop.run()
-    make_loop(tmp_path, *arguments, "kimg=0.02", folder=loop.folder).run()
-    assert [named["id"] for _, named in wandb.of("init")] == [None, "id-of-wandb"]
+    assert len(wandb.of("finish")) == 1
+    second = make_loop(tmp_path, *arguments, "kimg=0.028", folder=loop.folder)
+    iterate = second.iterate
+
+    def fail_late():
+        if second.counters.cur_nimg == 20:
+            raise RuntimeError("out of luck")
+        iterate()
+
+    second.iterate = fail_late
+    with pytest.raises(RuntimeError, match="out of luck"):
+        second.run()
+    assert len(wandb.of("finish")) == 2 and first_steps == [1, 13]
+    made = [named for _, named in wandb.of("init")]
+    assert [(named["id"], named["config"]["kimg"]) for named in made] == [(None, 0.012), ("id-of-wandb", 0.028)]
     logged = [arguments[0] for arguments, _ in wandb.of("log")]
     assert [row["cur_nimg"] for row in logged if "Progress/tick" in row] == [4, 12, 20]
     rows = [json.loads(line) for line in (loop.folder / "stats.jsonl").read_text().splitlines()]
