@@ -124,13 +124,26 @@ class Evaluator:
     def check(self, names: Sequence[str]) -> None:
         """Raise the error of the first metric that cannot be computed of these videos, before any is computed.
 
+        Every network is tried on a generated sample.
+
         Raises:
-            UserError: Unknown metric, missing or unsuitable samples.
+            UserError: Unknown metric, missing or unsuitable samples, a detector that does not fit, or a cache that
+                cannot be written to.
         """
-        for metric in map(find_metric, names):
-            for side, videos in (("real", self._real), ("fake", self._fake)):
-                if side == "fake" or metric.uses_real:
-                    _require_samples(metric, self._samples(_there(videos, metric), side, metric), side)
+        first: dict[str, Any] = {}  # generated samples by their selection
+        with full_float32(), without_autocast():
+            for metric in map(find_metric, names):
+                if metric.uses_real:
+                    samples = self._samples(_there(self._real, metric), "real", metric)
+                    _require_samples(metric, samples, "real")
+                    if distributed.is_main():  # the only one that writes features
+                        self._place(samples, json.loads(self._memo("real", metric)))
+                samples = self._samples(self._fake, "fake", metric)
+                _require_samples(metric, samples, "fake")
+                selection = json.dumps(_selection("fake", metric))
+                if selection not in first:
+                    first[selection] = samples.load([0])
+                self._network(metric)(first[selection])
 
     def evaluate(self, name: str, *, together: Sequence[str] = ()) -> dict[str, Any]:
         """The row of a metric, the same on all processes.

@@ -30,7 +30,7 @@ class SnapshotMetrics:
 
     A metric that the run has measured on the snapshot, with the same feature extractor, is not computed again; rows of
     `python -m metrics` do not count, which may compare with other real videos. Tick 0, after a single iteration, is not
-    measured unless the run started from a snapshot or ends there.
+    measured unless the run started from a snapshot or ends there: the metrics are only checked (`Evaluator.check`).
 
     Args:
         options: Options of the training: metrics, nframes, kimg, resume.
@@ -65,20 +65,14 @@ class SnapshotMetrics:
         """Measure a snapshot (training.training_loop.Snapshot); its values by metric."""
         last = snapshot.cur_nimg >= round(self._options["kimg"] * 1000)
         if snapshot.tick == 0 and self._options["resume"] is None and not last:
+            self._evaluator(snapshot).check(self._options["metrics"])
             return {}
         names = distributed.broadcast_object(self._missing(snapshot) if distributed.is_main() else None)
         if not names:
             return {}
         if distributed.is_main():
             print(f"Measuring {snapshot.path.name}: {', '.join(names)}")
-        evaluator = Evaluator(
-            fake=GeneratedVideos(snapshot.generator, nframes=self._options["nframes"], label=self._label),
-            real=self._real,
-            device=next(snapshot.generator.parameters()).device,
-            detectors=self._detectors,
-            cache=self._cache,
-        )
-        values = {}
+        evaluator, values = self._evaluator(snapshot), {}
         for name in names:
             try:
                 row = evaluator.evaluate(name, together=names)
@@ -92,6 +86,15 @@ class SnapshotMetrics:
             if distributed.is_main():
                 self._write(row, snapshot)
         return values
+
+    def _evaluator(self, snapshot: Any) -> Evaluator:
+        return Evaluator(
+            fake=GeneratedVideos(snapshot.generator, nframes=self._options["nframes"], label=self._label),
+            real=self._real,
+            device=next(snapshot.generator.parameters()).device,
+            detectors=self._detectors,
+            cache=self._cache,
+        )
 
     def _missing(self, snapshot: Any) -> list[str]:
         """The metrics that the run has not measured on a snapshot."""

@@ -30,7 +30,7 @@ from metrics.generated_videos import GeneratedClips
 from metrics.metric_functions import STATISTICS
 from metrics.real_videos import StoredVideos
 from metrics.registry import find_metric
-from tests.metrics.detector_files import SmallIdentity, save_torchscript
+from tests.metrics.detector_files import SmallIdentity, save_i3d, save_torchscript
 from tests.small_network import small_generator
 from tests.training.tiny import OVERRIDES, make_loop, write_frames
 from training.checkpoints.snapshot import load_average_generator
@@ -869,6 +869,16 @@ def test_metrics_of_tick_0_only_where_it_is_not_untrained(tmp_path, data, monkey
     assert call(monkeypatch, *base, words.split()[0], "metrics=flatness32_1v") == 0
     folder = max((tmp_path / "runs").iterdir())
     assert [n for n, _ in measured(folder)["metric-flatness32_1v"]] == expected
+
+
+def test_metrics_that_cannot_be_computed_end_a_training_at_its_start(tmp_path, data, monkeypatch, capsys):
+    """Here because of the wrong file for a feature extractor; not at the first snapshot that is measured."""
+    path = save_i3d(tmp_path / "i3d.pt")
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=1", "snap=1"]
+    assert call(monkeypatch, *words, "metrics=flatness32_1v,is1k", f"detectors.inception={path}") == 2
+    assert f"error: {path} cannot be used as inception: its call failed (" in capsys.readouterr().err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert len((folder / "stats.jsonl").read_text().splitlines()) == 1 and measured(folder) == {}
 
 
 def test_snapshots_of_stops_have_no_metrics(tmp_path, monkeypatch):
