@@ -31,7 +31,7 @@ def chosen(only: str | None) -> list[str]:
 @click.option(
     "--profile",
     "folder",
-    type=click.Path(path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     help="Only profile rendering and training: folder of traces.",
 )
 def main(only: str | None, quick: bool, rounds: int, file: Path | None, folder: Path | None) -> None:

@@ -173,7 +173,7 @@ def plot(axis: Axis, points: Sequence[Point], path: Path) -> None:
 @click.option("--quick", is_flag=True, help="The small model, two values each.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Timings of a point.")
 @JSON_OPTION
-@click.option("--plots", type=click.Path(path_type=Path), help="Folder for a plot of every axis.")
+@click.option("--plots", type=click.Path(file_okay=False, path_type=Path), help="Folder for a plot of every axis.")
 def main(only: str | None, quick: bool, rounds: int, file: Path | None, plots: Path | None) -> None:
     """Scaling of the cost of rendering and training."""
     names = only.split(",") if only else list(AXES)

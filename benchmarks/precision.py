@@ -94,7 +94,7 @@ def show(table: Mapping[str, Mapping[str, float]]) -> str:
     help="Length of each training in thousands of videos.",
 )
 @click.option("--seeds", type=click.IntRange(min=2), default=2, show_default=True, help="Trainings per precision.")
-@click.option("--windows", default=5, show_default=True, help="Points of a curve.")
+@click.option("--windows", type=click.IntRange(min=1), default=5, show_default=True, help="Points of a curve.")
 @JSON_OPTION
 def main(kimg: float, seeds: int, windows: int, file: Path | None) -> None:
     """Loss curves in float32 and in bf16."""

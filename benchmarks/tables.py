@@ -7,11 +7,25 @@ from typing import Any
 
 import click
 
-from dnnlib import atomic_write
+from dnnlib import UserError, atomic_write
 
 __all__ = ["JSON_OPTION", "cell", "markdown", "write_json"]
 
-JSON_OPTION = click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+
+def _require_place(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
+    """Refuse a file in a folder that does not exist before the measurements, which take long."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise UserError(f"--json: there is no folder for '{file}': make it, or choose another place.")
+    return file
+
+
+JSON_OPTION = click.option(
+    "--json",
+    "file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=_require_place,
+    help="Write the figures here as well.",
+)
 
 
 def write_json(file: Path | None, figures: Any) -> None:

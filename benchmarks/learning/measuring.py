@@ -20,7 +20,7 @@ from renderer.cameras import CameraPrior
 from training.checkpoints.snapshot import load_snapshot
 from training.data.dataset import VideoPairDataset
 
-__all__ = ["make_reference", "measure_all"]
+__all__ = ["make_reference", "measure_all", "require_snapshot"]
 
 
 def _reference_file(work: Path, data: str) -> Path:
@@ -76,12 +76,15 @@ def _finite(value):
     return value if math.isfinite(value) else None
 
 
-def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int, *, data: str) -> None:
-    """Evaluate all snapshots of the first run and the last ones of the others; thoroughly at the ends of all runs.
+def require_snapshot(work: Path, run: Run) -> None:
+    """Raise a UserError if a run has no snapshot."""
+    folder = run_folder(work, run)
+    if folder is None or not snapshots(folder):
+        raise UserError(f"There is no snapshot of the run '{run.name}' in {work}: leave out --measure-only.")
 
-    Raises:
-        UserError: The first run has no snapshot.
-    """
+
+def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int, *, data: str) -> None:
+    """Evaluate all snapshots of the first run and the last ones of the others; thoroughly at the ends of all runs."""
     todo = []
     for run in runs:
         folder = run_folder(work, run)
@@ -92,8 +95,6 @@ def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int, *, data: s
         shortest = 1000 * min(other.kimg for other in runs)
         thorough = {min(shown, key=lambda n: abs(n - shortest)), max(shown)} if shown else set()
         todo += [(work, run, path, count, sizes, count in thorough, data) for path, count in zip(chosen, shown)]
-    if not any(run is runs[0] for _, run, *_ in todo):
-        raise UserError(f"There is no snapshot of the run '{runs[0].name}' in {work}: leave out --measure-only.")
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
         tasks = [pool.submit(measure, *arguments) for arguments in todo]

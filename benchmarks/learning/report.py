@@ -42,13 +42,12 @@ SILHOUETTE = 0.8  # least intersection over union of silhouettes that agree
 
 
 def write_report(work: Path, runs: list[Run], reference: dict, path: Path) -> None:
-    """Write the page and its pictures beside it, `<name>-*.png`.
+    """Write the page and its pictures beside it, `<name>-*.png`, into an existing folder.
 
     Only docs/learning.md itself has the notes on its runs: findings at the top, the rest at the end.
     """
     results = {run.name: _results(work, run) for run in runs}
     main, scenes, notes = results[runs[0].name], reference["figures"], path.resolve() == PAGE
-    path.parent.mkdir(parents=True, exist_ok=True)
     pictures = {name: path.with_name(f"{path.stem}-{name}.png") for name in ("curve", "samples", "motion", "views")}
     draw_lines(
         pictures["curve"],

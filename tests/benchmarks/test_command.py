@@ -40,6 +40,18 @@ def test_a_quick_run_prints_tables_and_writes_figures(tmp_path, monkeypatch):
     assert all(row["seconds"] > 0 for row in content["metrics"].values())
 
 
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(sections.SECTIONS, "data", None)
+    (tmp_path / "file").touch()
+    for option, path, message in (
+        ("--json", tmp_path / "new" / "b.json", f"--json: there is no folder for '{tmp_path}/new/b.json': make it, or"),
+        ("--json", tmp_path, f"Invalid value for '--json': File '{tmp_path}' is a directory."),
+        ("--profile", tmp_path / "file", f"Invalid value for '--profile': Directory '{tmp_path}/file' is a file."),
+    ):
+        result = CliRunner().invoke(main, ["--only", "data", option, str(path)])
+        assert message in (str(result.exception) if isinstance(result.exception, UserError) else result.output)
+
+
 def test_data_is_compared_with_pillow_alone(monkeypatch):
     rates = {"PNG 256²": {"limit": 100.0, "folder": 80.0}}
     listing = {"frames": 320, "first": 2.0, "again": 0.5}

@@ -109,6 +109,17 @@ def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path, mon
     assert "--kimg 0.024 --ablation-kimg 0` from" in alone and "blations" not in alone and "## Geometry" in alone
 
 
+def test_runs_that_there_are_none_of_are_told_at_once(tmp_path):
+    work = tmp_path / "work"
+    with pytest.raises(UserError) as caught:
+        run(work, tmp_path / "page.md", "--measure-only")
+    assert str(caught.value) == f"There is no snapshot of the run 'seed1' in {work}: leave out --measure-only."
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/page.md: File exists; check that the folder exists and may be"):
+        run(work, tmp_path / "file" / "page.md")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_a_training_that_fails_is_named(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "COMMON", (*TINY, "spec.mb=3"))
     with pytest.raises(UserError, match=r"The training 'seed1' ended early; see .*output\.txt"):
