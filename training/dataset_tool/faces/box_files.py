@@ -86,6 +86,9 @@ def make_box_file(
         lines += [] if note is None else [note]
         if kind == "faces" and not detections.names:
             lines.append("the detections have no landmarks: no cameras, and --max-yaw and --remove-roll have no effect")
+        missing = {path: f"not in '{os.path.basename(landmarks)}'" for path in paths if path not in known}
+        # Before all frames are counted, which takes long.
+        _choose_clips(dataclasses.replace(detections, videos=known), selection, broken=missing, paths=paths, kind=kind)
         misfits = _misfits(among, known, workers=workers)
         for path, reason in misfits.items():
             if not skip_broken:
@@ -95,10 +98,26 @@ def make_box_file(
                 )
             del known[path]
         detections = dataclasses.replace(detections, videos=known)
-        missing = {path: f"not in '{os.path.basename(landmarks)}'" for path in paths if path not in known}
         broken = missing | misfits
-    videos = find_clips(detections, selection)
+    videos = _choose_clips(detections, selection, broken=broken, paths=paths, kind=kind)
     lines += summary(videos, selection)
+    content = write_box_file(file, videos, selection, broken=broken, fps=among.fps)
+    return BoxFile(content=content, detections=detections, videos=videos, lines=lines)
+
+
+def _choose_clips(
+    detections: Detections, selection: Selection, *, broken: dict[str, str], paths: list[str], kind: str
+) -> dict[str, VideoClips]:
+    """The clips of the videos that have detections.
+
+    Args:
+        broken: Videos without detections, with the reason.
+        paths: All videos.
+
+    Raises:
+        UserError: There is no clip in any of them.
+    """
+    videos = find_clips(detections, selection)
     if not any(video.clips for video in videos.values()):
         reasons = {path: video.reason(selection) for path, video in videos.items()} | broken
         path, reason = next(iter(reasons.items()))
@@ -106,8 +125,7 @@ def make_box_file(
             f"There are no clips of {kind} in {len(paths)} video(s), e.g. '{valid_unicode(path)}': "
             f"{reason.removesuffix('.')}."
         )
-    content = write_box_file(file, videos, selection, broken=broken, fps=among.fps)
-    return BoxFile(content=content, detections=detections, videos=videos, lines=lines)
+    return videos
 
 
 def _misfits(among: SourceSet, videos: dict[str, VideoDetections], *, workers: int) -> dict[str, str]:
