@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from dnnlib import UserError, make_folder, nearest_name, parse_int_list, run_cli
+from dnnlib import UserError, nearest_name, output_folder, parse_int_list, run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float, options_given
 from renderer.outputs import OUTPUTS, parse_outputs
 from renderer.trajectories import DEFAULT_PROGRAM, FORWARD_PROGRAMS, INVERSE, PROGRAMS
@@ -281,13 +281,12 @@ def write_request(
     from training.inference.layouts import StyleMapping
     from training.inference.render_videos import write_videos
 
-    make_folder(request.outdir)
-
     def make_renderer(codes):
         return FrameRenderer(generator, **vars(codes.to(device)), ray_chunk=request.ray_chunk, precision=precision)
 
     rays = "all rays of a frame" if request.ray_chunk is None else f"{request.ray_chunk} rays"
-    with explain_out_of_memory(f"Now {rays} are rendered at a time: lower that with --ray_chunk, e.g. 4096."):
+    advice = f"Now {rays} are rendered at a time: lower that with --ray_chunk, e.g. 4096."
+    with explain_out_of_memory(advice), output_folder(request.outdir):
         write_videos(
             layouts,
             [(track, [cameras.to(device) for cameras in eyes]) for track, eyes in views],

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 __all__ = [
@@ -35,9 +36,10 @@ __all__ = [
     "is_number",
     "link_or_copy",
     "listening_port",
-    "make_folder",
+    "made_folder",
     "nearest_name",
     "one_line",
+    "output_folder",
     "parse_int_list",
     "remove_abandoned",
     "require_utf8",
@@ -255,18 +257,39 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(f"Cannot write {os.fspath(path)}: {error.strerror or error}; {advice}.") from error
 
 
-def make_folder(path: str | os.PathLike) -> None:
-    """Make the folder that the option --outdir of a command names, unless it exists.
+@contextlib.contextmanager
+def made_folder(path: str | os.PathLike) -> Iterator[None]:
+    """Make a folder while the block runs, unless it exists; of the folders made, empty ones are removed afterwards.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    folder = Path(path).absolute()
+    made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        os.makedirs(folder, exist_ok=True)
+        yield
+    finally:
+        for place in made:
+            with contextlib.suppress(OSError):  # it is not empty, or gone
+                os.rmdir(place)
+
+
+@contextlib.contextmanager
+def output_folder(path: str | os.PathLike) -> Iterator[None]:
+    """`made_folder` for the folder that the option --outdir of a command names.
 
     Raises:
         UserError: It cannot be made, or not be written to.
     """
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--outdir: cannot make the folder {os.fspath(path)}: {error.strerror}.") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f"--outdir: no permission to write in {os.fspath(path)}.")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(made_folder(path))
+        except OSError as error:
+            raise UserError(f"--outdir: cannot make the folder {os.fspath(path)}: {error.strerror}.") from error
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise UserError(f"--outdir: no permission to write in {os.fspath(path)}.")
+        yield
 
 
 def file_identity(path: str | os.PathLike) -> tuple[int, ...] | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from dnnlib import UserError, file_identity, make_folder, run_cli
+from dnnlib import UserError, file_identity, output_folder, run_cli
 from dnnlib.command_line import Command, options_given
 from metrics.registry import METRICS, extrapolation_note, find_metric
 
@@ -150,7 +150,8 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
     if distributed.environment_rank() == 0:
         for note in idle_notes(chosen, paths, options, gpus=gpus):
             click.echo(note, err=True)
-    make_folder(options["outdir"])
+        with output_folder(options["outdir"]):  # an error comes now; the first row makes it again
+            pass
     arguments = (chosen, paths, device, options)
     if distributed.torchrun_world_size() is not None:
         distributed.init(device_type=device)
@@ -247,7 +248,8 @@ def measure(names: list[str], paths: dict[str, str], device_type: str, options: 
             row = evaluator.evaluate(name, together=names)
             if distributed.is_main():
                 click.echo(row_summary(row))
-                path = append_row(options["outdir"], {**row, **about})
+                with output_folder(options["outdir"]):
+                    path = append_row(options["outdir"], {**row, **about})
                 click.echo(f"  → {path}")
 
 

@@ -284,6 +284,16 @@ def test_mistakes_that_need_the_network_write_nothing(render, fake, c_dim, argum
     assert not render.out.exists()
 
 
+def test_an_error_of_the_first_frame_leaves_no_folder(render, fake, monkeypatch):
+    def failing():
+        raise dnnlib.UserError("There is no ffmpeg: install imageio-ffmpeg.")
+
+    monkeypatch.setattr("renderer.video.find_ffmpeg", failing)
+    with pytest.raises(dnnlib.UserError, match="There is no ffmpeg: install imageio-ffmpeg."):
+        render()
+    assert not render.out.exists()
+
+
 def test_a_truncation_without_an_average_style_writes_nothing(render, fake):
     fake.mapping = types.SimpleNamespace(w_avg_beta=None)
     with pytest.raises(dnnlib.UserError, match="--truncation_psi: this generator keeps no mean"):

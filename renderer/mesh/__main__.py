@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dnnlib import UserError, atomic_write, make_folder, run_cli
+from dnnlib import UserError, atomic_write, output_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command, finite_float, options_given
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
@@ -84,7 +84,6 @@ def main(
     notes = [] if nearby is None else [nearby]
     for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, scenes.motion_seeds):
         click.echo(note, err=True)
-    make_folder(outdir)
 
     from tqdm import tqdm
 
@@ -93,8 +92,12 @@ def main(
     from renderer.mesh.files import write_glb, write_ply
     from renderer.video import save_png
 
-    explained, missing = explain_out_of_memory(advice), []
-    with explained, tqdm(total=len(videos) * len(shown), unit="mesh", disable=None) as progress:
+    missing: list[str] = []
+    with (
+        explain_out_of_memory(advice),
+        output_folder(outdir),
+        tqdm(total=len(videos) * len(shown), unit="mesh", disable=None) as progress,
+    ):
 
         def leave_out(reason: str, number: int) -> None:
             missing.append(reason)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dnnlib import atomic_write, make_folder, run_cli
+from dnnlib import atomic_write, output_folder, run_cli
 from dnnlib.command_line import Command
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
@@ -62,7 +62,6 @@ def main(
     notes = [] if nearby is None else [nearby]
     for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, scenes.motion_seeds):
         click.echo(note, err=True)
-    make_folder(outdir)
 
     from tqdm import tqdm
 
@@ -70,8 +69,12 @@ def main(
     from renderer.splats.gaussians import read_ply, write_ply
     from renderer.video import save_png
 
-    explained, missing = explain_out_of_memory(advice), []
-    with explained, tqdm(total=len(videos) * len(shown), unit="file", disable=None) as progress:
+    missing: list[str] = []
+    with (
+        explain_out_of_memory(advice),
+        output_folder(outdir),
+        tqdm(total=len(videos) * len(shown), unit="file", disable=None) as progress,
+    ):
         for video in videos:
             stem = f"splats_{video.name}"
             rows, written = [], []

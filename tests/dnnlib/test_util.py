@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import click
 import pytest
@@ -363,13 +364,32 @@ def test_a_temporary_folder_that_is_gone(tmp_path, monkeypatch):
             )
 
 
+@pytest.mark.parametrize("make", [dnnlib.made_folder, dnnlib.output_folder])
+@pytest.mark.parametrize("error", [None, dnnlib.UserError("nothing to show")])
+def test_folders_that_a_block_makes_and_leaves_empty_are_removed(tmp_path, monkeypatch, make, error):
+    (tmp_path / "there" / "empty").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for path in ("there/empty", "there/new", "new/deep/out", tmp_path / "new"):
+        with pytest.raises(dnnlib.UserError) if error else contextlib.nullcontext(), make(path):
+            assert os.path.isdir(path)
+            if error:
+                raise error
+        assert sorted(map(str, Path().rglob("*"))) == ["there", "there/empty"]
+    with make("new/deep/out"):
+        Path("new/deep/other").touch()
+    assert sorted(map(str, Path("new").rglob("*"))) == ["new/deep", "new/deep/other"]
+
+
 def test_a_results_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
-    dnnlib.make_folder(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(dnnlib.UserError) as caught, dnnlib.output_folder(tmp_path / "file" / "a"):
+        pass
+    assert str(caught.value) == f"--outdir: cannot make the folder {tmp_path / 'file' / 'a'}: Not a directory."
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)  # as in a read-only file system
-    with pytest.raises(dnnlib.UserError) as caught:
-        dnnlib.make_folder(tmp_path / "a")
+    with pytest.raises(dnnlib.UserError) as caught, dnnlib.output_folder(tmp_path / "a"):
+        pass
     assert str(caught.value) == f"--outdir: no permission to write in {tmp_path / 'a'}."
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_torch_gets_a_cache_where_it_would_find_none(nowhere_temporary, monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from metrics.distances import frechet_distance_of_features
 from metrics.generated_videos import GeneratedClips, GeneratedVideos
 from metrics.random_features import RandomFeatures
 from metrics.real_videos import StoredVideos
+from metrics.registry import ONE_YAW
 from renderer.video import VideoWriter
 from tests.full_memory import fill_gpu, loading_message
 from tests.metrics.detector_files import SmallClips, save_i3d, save_inception, save_torchscript
-from tests.small_network import small_generator
+from tests.small_network import save_small_network, small_generator
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
 from training.checkpoints import snapshot as snapshots
 from training.checkpoints.archive import read_archive, save_archive
@@ -347,7 +349,7 @@ def test_samples_of_several_metrics_are_rendered_once(evaluate, monkeypatch):
     monkeypatch.setattr(GeneratedClips, "load", lambda self, indices: loads.extend(indices) or load(self, indices))
     names = "motion32_16f,warping32_2v,flicker32_16f,ridentity32_16f,flatness32_1v"
     rows = evaluate(names, "--bootstrap", 0)
-    assert loads == [*range(32)] * 2  # clips, then pairs of views
+    assert loads == [0, 0, *range(32), *range(32)]  # a clip and a pair to try the networks; clips, then pairs of views
     assert [row["metric"] for row in rows] == names.split(",")
 
 
@@ -373,7 +375,8 @@ def test_two_processes_that_fail_say_one_line_and_leave_nothing(tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: Cannot read the frame ") and "7.png" in line
-    assert [*(tmp_path / "temporary").iterdir(), *(tmp_path / "out").iterdir(), *(tmp_path / "cache").iterdir()] == []
+    assert [*(tmp_path / "temporary").iterdir(), *(tmp_path / "cache").iterdir()] == []
+    assert not (tmp_path / "out").exists()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -503,12 +506,28 @@ def test_sizes_and_lengths_without_effect_are_told():
         ]
 
 
-@pytest.mark.parametrize("names", ["rfvd64_16f,flatness32_1v", "flatness32_1v,rfvd2048_128f"])
-def test_what_cannot_be_measured_is_told_before_anything_is(evaluate, trained, tmp_path, names):
-    depth = names.startswith("rfvd")
-    with pytest.raises(UserError, match="Depth can only be rendered" if depth else "128 frames"):
-        evaluate(names, fake=trained / "data" if depth else None)
-    assert not list((tmp_path / "out").glob("metric-*.jsonl"))
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        ("rfvd64_16f,flatness32_1v", "Depth can only be rendered by a generator"),
+        ("flatness32_1v,rfvd2048_128f", "are shorter than 128 frames"),
+        ("rfvd64_16f,warping32_2v", f"The warping error {ONE_YAW}."),
+        ("rfvd64_16f,ridentity32_5v", f"The similarity of views {ONE_YAW}."),
+        ("rfvd64_16f,identity32_16f", "text.pt cannot be loaded as TorchScript"),
+        ("rfvd64_16f,fid1k_full", "i3d.pt cannot be used as inception: its call failed"),
+        ("flatness32_1v,rfvd64_16f", "Cannot use the cache folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_is(evaluate, trained, tmp_path, names, message):
+    (tmp_path / "text.pt").write_text("text")
+    (tmp_path / "yaw").mkdir()
+    save_small_network(tmp_path / "yaw", small_generator(camera={"yaw": (0.1, 0.1)}))
+    words = ["--detector", f"inception={save_i3d(tmp_path / 'i3d.pt')}", "--detector", f"identity={tmp_path}/text.pt"]
+    words += ["--cache", tmp_path / "text.pt" / "cache"] if "cache" in message else []
+    fakes = {"Depth": trained / "data", "The": tmp_path / "yaw"}
+    with pytest.raises(UserError, match=re.escape(message)):
+        evaluate(names, *words, fake=fakes.get(message.split()[0]))
+    assert not (tmp_path / "out").exists()
 
 
 def test_list():

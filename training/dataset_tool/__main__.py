@@ -14,12 +14,13 @@ docs/datasets.md gives the commands for each published dataset.
 
 import dataclasses
 import os
+import tempfile
 from typing import Any
 
 import click
 import numpy as np
 
-from dnnlib import UserError, run_cli
+from dnnlib import UserError, run_cli, temporary
 from dnnlib.command_line import FRAME_RATE, Command, finite_float, options_given
 from dnnlib.processes import cores
 from training.data.crops import Crop, parse_rectangle, read_boxes
@@ -217,8 +218,8 @@ def _prepare_faces(
     elif os.path.lexists(files.boxes) and not options["overwrite"]:
         raise UserError(f"--faces-only: '{files.boxes}' is there already: use --overwrite to replace it.")
     among = find_sources(source, fps=options["fps"])
-    with kept_detections(out or files.boxes) as folder:
-        file = files.boxes or os.path.join(folder, BOX_FILE)
+    with kept_detections(out or files.boxes) as folder, temporary(tempfile.TemporaryDirectory) as scratch:
+        file = files.boxes or os.path.join(scratch, BOX_FILE)
         found = make_box_file(
             file,
             among=among,

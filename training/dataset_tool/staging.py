@@ -15,10 +15,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, short_name
+from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, made_folder, short_name
 from training.data.crops import crop_words
 from training.data.dataset_folders import SETTINGS, SYNTHETIC
 
@@ -52,24 +51,18 @@ class Unfinished:
             UserError: The folder cannot be made, or another process writes there, or it holds something else.
         """
         busy = f"Another process is making '{self.out}'; wait for it or stop it first."
-        above = [path for path in map(str, Path(self.folder).parents) if not os.path.lexists(path)]
-        with explain_file_trouble(self.out):
-            os.makedirs(self.folder, exist_ok=True)
-            with exclusive_lock(self.folder, busy=busy):
-                if not restart and os.path.exists(os.path.join(self.folder, SYNTHETIC)):
-                    raise UserError(
-                        f"'{self.folder}' holds an unfinished set of `python -m training.synthetic`: repeat that "
-                        "command to finish it, remove it, or use --overwrite."
-                    )
-                try:
-                    self._prepare(settings, restart=restart)
-                    yield
-                finally:
-                    if not os.path.isdir(self._records) or not os.listdir(self._records):
-                        shutil.rmtree(self.folder, ignore_errors=True)
-                        for path in above:
-                            with contextlib.suppress(OSError):  # with the dataset in it
-                                os.rmdir(path)
+        with explain_file_trouble(self.out), made_folder(self.folder), exclusive_lock(self.folder, busy=busy):
+            if not restart and os.path.exists(os.path.join(self.folder, SYNTHETIC)):
+                raise UserError(
+                    f"'{self.folder}' holds an unfinished set of `python -m training.synthetic`: repeat that "
+                    "command to finish it, remove it, or use --overwrite."
+                )
+            try:
+                self._prepare(settings, restart=restart)
+                yield
+            finally:
+                if not os.path.isdir(self._records) or not os.listdir(self._records):
+                    shutil.rmtree(self.folder, ignore_errors=True)
 
     def _prepare(self, settings: dict[str, Any], *, restart: bool) -> None:
         settings = json.loads(json.dumps(settings))

@@ -13,7 +13,7 @@ import os
 
 import click
 
-from dnnlib import UserError, make_folder, run_cli
+from dnnlib import UserError, find_ffmpeg, output_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command, options_given
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
@@ -118,13 +118,14 @@ def main(
         for note in extrapolated_times(span) + idle_notes(generator, frames=len(pixels)):
             click.echo(note, err=True)
         inversion = Inversion(generator, pixels, times=span, settings=settings, seed=seed, perceptual=perceptual)
-        make_folder(outdir)
-        inversion.fit()
-        inversion.save_codes(outdir)
-        if finetune:
-            inversion.tune(finetune)
-            inversion.save_tuned(outdir, snapshot=snapshot)
-        inversion.write_video(outdir, fps=fps)
+        find_ffmpeg()  # the video is written at the end
+        with output_folder(outdir):
+            inversion.fit()
+            inversion.save_codes(outdir)
+            if finetune:
+                inversion.tune(finetune)
+                inversion.save_tuned(outdir, snapshot=snapshot)
+            inversion.write_video(outdir, fps=fps)
     report = {"clip": clip_path, "network": network_pkl, **inversion.report()}
     inversion.write_report(outdir, report)
     click.echo(json.dumps({key: report[key] for key in ("frames", "psnr", "psnr_finetuned", "seconds")}))

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, short_name
+from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, made_folder, short_name
 from dnnlib.processes import cores, parallel_map
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
@@ -82,18 +82,21 @@ def make_dataset(out: str | os.PathLike, config: SyntheticConfig, *, workers: in
         return
     keep_out_of_made_data(out)
     unfinished = os.path.join(os.path.dirname(out), f".{short_name(os.path.basename(out))}.unfinished")
-    with explain_file_trouble(out):
-        os.makedirs(unfinished, exist_ok=True)
-        with exclusive_lock(unfinished):  # several processes may ask for one set: the others wait
-            if _is_complete(out, config):  # another process has just made it
-                shutil.rmtree(unfinished, ignore_errors=True)
-                return
-            _begin(unfinished, config)
+    # Several processes may ask for one set: the others wait.
+    with explain_file_trouble(out), made_folder(unfinished), exclusive_lock(unfinished):
+        if _is_complete(out, config):  # another process has just made it
+            shutil.rmtree(unfinished, ignore_errors=True)
+            return
+        _begin(unfinished, config)
+        try:
             _write_videos(unfinished, config, workers or cores())
-            _write_cameras(unfinished, config)
-            _write_sheet(unfinished, config)
-            os.sync()  # one flush for all the small files, before they get the name of a complete set
-            os.rename(unfinished, out)
+        finally:
+            if all(name.startswith(".") for name in os.listdir(os.path.join(unfinished, "videos"))):
+                shutil.rmtree(unfinished, ignore_errors=True)  # nothing to continue from
+        _write_cameras(unfinished, config)
+        _write_sheet(unfinished, config)
+        os.sync()  # one flush for all the small files, before they get the name of a complete set
+        os.rename(unfinished, out)
 
 
 def _is_complete(out: str, config: SyntheticConfig) -> bool:

@@ -188,6 +188,7 @@ def test_no_surface_at_that_level(run):
     density = r"the density is nowhere in the trained volume above (50|49\.\d+)"
     with pytest.raises(UserError, match=rf"no surface at time 0.5: {density}, and the level is 51\.$"):
         run("--level", "51")
+    assert not run.out.exists()
 
 
 def test_density_outside_the_trained_volume_makes_no_surface_and_is_not_named(run, generator, monkeypatch):

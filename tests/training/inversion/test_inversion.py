@@ -165,6 +165,22 @@ def test_mistakes_write_nothing(folder, tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_encoder_and_a_fit_that_fails_leave_no_folder(folder, tmp_path, monkeypatch):
+    fits = []
+
+    def fit(self):
+        fits.append(self)
+        raise dnnlib.UserError("The fit has failed.")
+
+    monkeypatch.setattr(Inversion, "fit", fit)
+    with pytest.raises(dnnlib.UserError, match="The fit has failed"):
+        run(folder, tmp_path / "out")
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    with pytest.raises(dnnlib.UserError, match="^Cannot start ffmpeg, '/nowhere/ffmpeg' "):
+        run(folder, tmp_path / "out")
+    assert len(fits) == 1 and not (tmp_path / "out").exists()
+
+
 def test_a_full_memory_is_one_line(folder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         fill_gpu(patch)

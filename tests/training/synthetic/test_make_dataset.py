@@ -255,6 +255,16 @@ def test_an_interrupted_set_is_finished_and_never_shows_itself_before(tmp_path, 
     assert (tmp_path / "set" / "videos" / "00000" / "000000.png").stat().st_mtime_ns == stamp
 
 
+def test_nothing_is_left_of_a_set_without_a_video(tmp_path, monkeypatch):
+    def failing(config, folder, index):
+        raise UserError("The first video fails.")
+
+    monkeypatch.setattr(synthetic, "_write_video", failing)
+    with pytest.raises(UserError, match="The first video fails"):
+        make_dataset(tmp_path / "new" / "deep" / "set", small_config(), workers=1)
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_interrupted_set_of_other_options_is_begun_anew(tmp_path):
     make_dataset(tmp_path / "whole", small_config(), workers=1)
     make_dataset(tmp_path / "old", small_config(seed=6), workers=1)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, one_line, short_name
+from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, made_folder, one_line, short_name
 from dnnlib.processes import parallel_map
 from training.data.names import listed_path
 from training.data.video_decoder import BrokenVideo
@@ -45,16 +45,10 @@ def kept_detections(out: str) -> Iterator[str]:
     """
     parent, name = os.path.split(os.path.realpath(out))
     folder = os.path.join(parent, f".{short_name(name)}.detections")
-    try:
-        busy = f"Another process is making '{out}'; wait for it or stop it first."
-        with explain_file_trouble(folder):
-            os.makedirs(folder, exist_ok=True)
-            with exclusive_lock(folder, busy=busy):
-                yield folder
-                shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)  # if it is empty
+    busy = f"Another process is making '{out}'; wait for it or stop it first."
+    with explain_file_trouble(folder), made_folder(folder), exclusive_lock(folder, busy=busy):
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def detect_videos(

@@ -315,6 +315,32 @@ def test_many_videos_take_no_set_of_all_of_them_for_each(movies, tmp_path, monke
     assert counts[0] == counts[1]
 
 
+def test_nothing_is_left_of_what_failed_at_once(movies, landmarks, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.dataset_tool.faces.detector.VENV_PYTHON", "/nowhere/python")
+    before, out = os.listdir(tmp_path), tmp_path / "new" / "deep" / "out"
+    monkeypatch.setattr(box_files, "_misfits", None)  # no frames are counted
+    message = fail(movies, out, "--faces", "--landmarks", landmarks, *OPTIONS, "--min-face", 9999)
+    assert message.startswith(
+        "There are no clips of faces in 3 video(s), e.g. 'a.mp4': detections in 24 frames: 24 too"
+    )
+    assert fail(movies, out, "--faces").startswith("There is no detector: run `make faces`")
+    assert fail(movies, "--faces", "--faces-only", out).startswith("There is no detector: run `make faces`")
+    assert os.listdir(tmp_path) == before
+
+
+def test_a_dataset_that_fails_leaves_no_boxes(movies, landmarks, tmp_path, monkeypatch):
+    """Detections of MediaPipe are kept for the next call; those of a file are there already."""
+
+    def full(**_):
+        raise UserError("The disk is full.")
+
+    before = os.listdir(tmp_path)
+    monkeypatch.setattr("training.dataset_tool.__main__.prepare", full)
+    out = tmp_path / "new" / "out"
+    assert fail(movies, out, "--faces", "--landmarks", landmarks, *OPTIONS) == "The disk is full."
+    assert os.listdir(tmp_path) == before
+
+
 def test_there_must_be_clips(movies, tmp_path):
     small = write_landmarks(tmp_path / "small.json", {"a.mp4": of_head(FRAMES, side=6)})
     message = fail(movies / "a.mp4", tmp_path / "out", "--faces", "--landmarks", small, *OPTIONS)
