@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from renderer.cameras import Cameras
+from renderer.cameras import Cameras, require_cameras
 from renderer.rays import Rays, RenderSettings
 from renderer.volume_rendering import Fields, RenderedRays, render_background, render_rays
-from torch_utils.argument_checks import check_network, whole_number
+from torch_utils.argument_checks import check_network, check_tensors, shown, whole_number
 from torch_utils.caller_settings import without_autocast
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.networks.generator import Generator, SynthesisOutput, VolumeOutput, conditioned_fields
@@ -18,6 +18,7 @@ from training.networks.mixed_precision import half_precision, multiplies_bfloat1
 __all__ = ["LAYERS", "FrameRenderer", "can_render"]
 
 LAYERS = ("both", "foreground", "background")
+PRECISIONS = ("float32", "bfloat16")
 
 #: Volume rendered pixels per side of the frame in which fused MLPs of bfloat16 measure the means of their inputs.
 MEANS_RESOLUTION = 4
@@ -27,7 +28,13 @@ VOLUME_CHUNK = 4096
 
 
 def can_render(precision: str, device: torch.device) -> bool:
-    """True if frames can be rendered in this precision, 'float32' or 'bfloat16', on a device."""
+    """True if frames can be rendered in this precision, 'float32' or 'bfloat16', on a device.
+
+    Raises:
+        ValueError: Another precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be {' or '.join(PRECISIONS)}, got {shown(precision)}.")
     return precision == "float32" or has_fused_mlp(device, precision) or multiplies_bfloat16(device)
 
 
@@ -55,7 +62,8 @@ class FrameRenderer:
             run in float16 (`training.networks.mixed_precision`).
 
     Raises:
-        ValueError: The generator is in training mode, or the precision is not available.
+        ValueError: The generator is in training mode, the precision is not available, codes of other sizes or of
+            different numbers of videos, or a chunk that is no whole number of at least 1.
     """
 
     @without_autocast()
@@ -73,12 +81,20 @@ class FrameRenderer:
         check_network("generator", generator, "synthesize")
         if generator.training:
             raise ValueError("frames are rendered in evaluation mode: call generator.eval() first.")
+        check_tensors(
+            {
+                "ws": (ws, ("B", generator.num_ws, generator.w_dim)),
+                "z_motion": (z_motion, ("B", generator.motion_dim)),
+                "z_bg": (z_bg, ("B", generator.background_dim)),
+            }
+        )
         if not can_render(precision, ws.device):
             raise ValueError(
                 f"{precision} is not available: it needs a CPU with bfloat16 products (avx512_bf16) and a C++ "
                 "compiler, or a GPU of NVIDIA's Ampere generation or later."
             )
-        self.generator, self.ray_chunk = generator, ray_chunk
+        self.generator = generator
+        self.ray_chunk = None if ray_chunk is None else whole_number("ray_chunk", ray_chunk, low=1)
         # Copies, like those of cameras: callers may put other values into the same tensors.
         self.ws, self.z_motion, self.z_bg = ws.clone(), z_motion.clone(), z_bg.clone()
         self._weights = generator.modulate(self.ws, precision)
@@ -109,12 +125,12 @@ class FrameRenderer:
             [-1, 1]; depth [B, 1, h, w] in scene units, not divided by the opacity; opacity [B, 1, h, w], 0 to 1.
 
         Raises:
-            ValueError: Unknown `layers`, the background of a generator without one, no such resolution, or another
-                number of cameras.
+            ValueError: Unknown `layers`, the background of a generator without one, no such resolution, another number
+                of cameras or of times, or a value of another type.
         """
         generator = self.generator
         if layers not in LAYERS:
-            raise ValueError(f"layers must be {', '.join(LAYERS[:-1])} or {LAYERS[-1]}, got '{layers}'.")
+            raise ValueError(f"layers must be {', '.join(LAYERS[:-1])} or {LAYERS[-1]}, got {shown(layers)}.")
         if layers == "background" and generator.background is None:
             raise ValueError("this generator has no background.")
         rendered = self._render(time, cameras, generator.settings, layers=layers, chunk=self.ray_chunk)
@@ -138,7 +154,7 @@ class FrameRenderer:
             image_raw [B, 1, 3, h, h], depth and opacity [B, 1, h, h]; see `output`.
 
         Raises:
-            ValueError: The resolution is not a positive whole number, or another number of cameras.
+            ValueError: The resolution is not a positive whole number; for times and cameras see `output`.
         """
         settings, chunk = self.generator.settings, self.ray_chunk
         if resolution is not None:
@@ -164,10 +180,14 @@ class FrameRenderer:
         chunk: int | None = None,
     ) -> RenderedRays:
         """The rays of a square of pixels, row by row."""
-        generator = self.generator
-        if len(cameras) != len(self.ws):
-            raise ValueError(f"{len(self.ws)} videos need as many cameras, got {len(cameras)}: see Cameras.repeat.")
-        times = torch.as_tensor(time, dtype=self.ws.dtype, device=self.ws.device).expand(len(self.ws))[:, None]
+        generator, count = self.generator, len(self.ws)
+        require_cameras("cameras", cameras)
+        if len(cameras) != count:
+            raise ValueError(f"{count} videos need as many cameras, got {len(cameras)}: see Cameras.repeat.")
+        try:
+            times = torch.as_tensor(time, dtype=self.ws.dtype, device=self.ws.device).expand(count)[:, None]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"time must be a number or [{count}], got {shown(time)}.") from error
         codes = {"z_motion": self.z_motion, "z_bg": self.z_bg}
         fields = conditioned_fields(generator, self._weights, self.ws, times=times, **codes)
         view = self._view(fields, cameras.to(self.ws.device), settings)

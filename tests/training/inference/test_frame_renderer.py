@@ -9,6 +9,7 @@ from renderer.cameras import Cameras
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import SMALL, build_generator
 from tests.goldens.small_inputs import cameras, codes
+from training.inference import frame_renderer
 from training.inference.frame_renderer import FrameRenderer
 
 TIME = 0.3
@@ -131,6 +132,37 @@ def test_mistakes_are_named(renderer):
         renderer.output(TIME, cameras(), layers="front")
     with pytest.raises(ValueError, match="the image can be 8, 16, 32 wide, not 12"):
         renderer.output(TIME, cameras(), resolution=12)
+
+
+@pytest.mark.parametrize("precision, given", [("bf16", "'bf16'"), (None, "None"), (torch.float32, "dtype")])
+@pytest.mark.parametrize("gpu", [False, True])
+def test_precisions_have_two_names(generator, monkeypatch, precision, given, gpu):
+    monkeypatch.setattr(frame_renderer, "multiplies_bfloat16", lambda device: gpu)
+    with pytest.raises(ValueError) as error:
+        FrameRenderer(generator, **codes(), precision=precision)
+    assert str(error.value) == f"precision must be float32 or bfloat16, got {given}."
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"ws": torch.zeros(2, 3)}, "ws must be [B, {num_ws}, {w_dim}], got [2, 3]."),
+        ({"z_bg": codes(batch=3)["z_bg"]}, "z_bg must be [B, {background_dim}] with B = 2, got [3, {background_dim}]."),
+        ({"z_motion": None}, "z_motion must be a tensor [B, {motion_dim}], got None."),
+        ({"ray_chunk": 0}, "ray_chunk must be a whole number of at least 1, got 0."),
+        ({"ray_chunk": 7.5}, "ray_chunk must be a whole number of at least 1, got 7.5."),
+        ({"cameras": [cameras()]}, "cameras must be renderer.cameras.Cameras, as G.camera() gives them, got several; "
+         "Cameras.join makes one of them."),
+        ({"time": "0.5"}, "time must be a number or [2], got '0.5'."),
+        ({"time": torch.zeros(3)}, "time must be a number or [2], got Tensor [3]."),
+    ],
+)  # fmt: skip
+def test_codes_cameras_and_times_are_checked(generator, wrong, message):
+    view = {name: wrong.pop(name, default) for name, default in (("time", TIME), ("cameras", cameras()))}
+    with pytest.raises(ValueError) as error:
+        FrameRenderer(generator, **codes() | wrong).render(**view)
+    sizes = ("num_ws", "w_dim", "motion_dim", "background_dim")
+    assert str(error.value) == message.format(**{name: getattr(generator, name) for name in sizes})
 
 
 def test_a_view_is_that_of_its_own_cameras(generator):
