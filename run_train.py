@@ -90,12 +90,17 @@ def train(overrides: Sequence[str]) -> Path | None:
     Raises:
         KeyboardInterrupt: After Ctrl-C.
         UserError: See the command.
+        ValueError: The overrides are not a list of strings.
     """
+    from torch_utils.argument_checks import is_list, shown
     from torch_utils.caller_settings import without_autocast, without_defaults
     from torch_utils.stop_signal import StopSignal
 
+    if not is_list(overrides) or not all(isinstance(override, str) for override in overrides):
+        allowed = 'a list of strings such as ["outdir=runs", "data=clips"]'
+        raise ValueError(f"overrides must be {allowed}, got {shown(overrides)}.")
     with without_defaults(), without_autocast():
-        folder, number = train_command(overrides)
+        folder, number = train_command(list(overrides))
     if number in StopSignal.ENDING:
         signal.raise_signal(number)
     return folder

@@ -565,6 +565,23 @@ def test_a_training_in_another_thread(tmp_path, data):
     assert [path.name for path in tmp_path.glob("*/network-snapshot-*")] == ["network-snapshot-000000.pt"]
 
 
+@pytest.mark.parametrize(
+    "overrides, given",
+    [
+        ((word for word in ["outdir=runs", "data=clips"]), "generator"),
+        ([Path("outdir=runs")], "[PosixPath('outdir=runs')]"),
+        ("outdir=runs", "'outdir=runs'"),
+        (None, "None"),
+    ],
+)
+def test_overrides_that_are_no_list_of_strings(overrides, given):
+    """A check would use up a generator, and every letter of a string would be an override."""
+    with pytest.raises(ValueError) as error:
+        run_train.train(overrides)
+    allowed = 'a list of strings such as ["outdir=runs", "data=clips"]'
+    assert str(error.value) == f"overrides must be {allowed}, got {given}."
+
+
 def test_a_script_that_does_not_guard_its_call(tmp_path, data):
     """The processes of the training import it, and would each begin another training."""
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004", "gpus=2"]
