@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from torch_utils.argument_checks import check_tensors, shown
+
 if TYPE_CHECKING:
     from training.networks.generator import Generator
 
@@ -46,7 +48,18 @@ class _Batch:
 
     @classmethod
     def join(cls: type[Batch], parts: Iterable[Batch]) -> Batch:
-        """The videos of all parts."""
+        """The videos of all parts.
+
+        Raises:
+            ValueError: No parts, one that is something else, or parts of different sizes or on different devices.
+        """
+        parts = list(parts) if isinstance(parts, Iterable) else [parts]
+        if not parts or not all(isinstance(part, cls) for part in parts):
+            raise ValueError(f"{cls.__name__}.join takes one or more {cls.__name__}, got {shown(parts)}.")
+        first = vars(parts[0])
+        for i, part in enumerate(parts):
+            shapes = {f"parts[{i}].{name}": (x, ("videos", *first[name].shape[1:])) for name, x in vars(part).items()}
+            check_tensors(shapes, device=next(iter(first.values())).device)
         return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts))))
 
     def __len__(self) -> int:

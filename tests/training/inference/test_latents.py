@@ -69,6 +69,22 @@ def test_videos_are_joined_selected_moved_and_given_styles():
     assert torch.equal(both.ws, ws.flip(0)) and torch.equal(both.z_motion, codes.z_motion.flip(0))
 
 
+def test_parts_that_cannot_be_joined():
+    one = seed_latents(0, 0, **SIZES).with_styles(torch.zeros(1, 5, 4))
+    for parts, given in (([], "[]"), (None, "[None]"), ([one, seed_latents(0, 0, **SIZES)], "[RowCodes")):
+        with pytest.raises(ValueError) as error:
+            RowCodes.join(parts)
+        assert str(error.value).startswith(f"RowCodes.join takes one or more RowCodes, got {given}")
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError) as error:
+        RowCodes.join([one, dataclasses.replace(one, ws=torch.zeros(1, 6, 4))])
+    assert str(error.value) == "parts[1].ws must be [videos, 5, 4], got [1, 6, 4]."
+    with pytest.raises(ValueError) as error:
+        RowCodes.join([one, one.to("meta")])
+    assert str(error.value) == "parts[1].ws is on meta instead of cpu; move it with .to('cpu')."
+    assert torch.equal(RowCodes.join(one[:i] for i in (0, 1, 1)).ws, torch.zeros(2, 5, 4))
+
+
 def test_sizes_are_listed_as_the_codes_are():
     assert list(CODE_SIZES) == [field.name for field in dataclasses.fields(RowCodes)]
     sizes = dict(zip(LATENT_SIZES, (3, 4, 5), strict=True))
