@@ -337,9 +337,13 @@ class ShardPairDataset:
         there = 0 if sample is None else math.ceil(len(sample) / self._step)
         if there < self.nframes:
             kept = f" (keeping one frame in {self._step})" if self._step > 1 else ""
+            frames = "1 frame" if there == 1 else f"{there} frames"
+            advice = "Use longer clips or a smaller nframes."
+            if sample is not None and len(sample) == 1:  # most likely named as in a folder of frames
+                advice += " Frames of one clip are named <clip>.000.png, <clip>.001.png, … (docs/datasets.md)."
             raise UserError(
                 f"The clips in '{self._path}' are shorter than nframes={self.nframes}: the clip "
-                f"'{sample.key if sample else ''}' has {there} frames{kept}. Use longer clips or a smaller nframes."
+                f"'{sample.key if sample else ''}' has {frames}{kept}. {advice}"
             )
 
     def _every_clip(self) -> Iterator[VideoPair]:

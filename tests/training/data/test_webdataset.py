@@ -428,6 +428,16 @@ def test_mistakes(shards, tmp_path):
     assert "has no samples" in failure(tmp_path / "empty.tar")
 
 
+def test_a_tar_of_a_folder_of_frames_says_how_frames_are_named(frames, tmp_path):
+    """There the frames of a clip share a folder; each would be a clip of its own."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(frames / "videos" / "v00", "v00")
+    assert failure(tmp_path / "a.tar") == (
+        f"The clips in '{tmp_path / 'a.tar'}' are shorter than nframes=4: the clip 'v00/0' has 1 frame. Use longer "
+        "clips or a smaller nframes. Frames of one clip are named <clip>.000.png, <clip>.001.png, … (docs/datasets.md)."
+    )
+
+
 @pytest.mark.parametrize("content", ["", "{", b"\xff", '{"format": "square-video-cl'], ids=repr)
 def test_a_damaged_manifest_beside_shards(shards, tmp_path, content):
     """What it says about left out frames is lost; it is not as if there were none."""
