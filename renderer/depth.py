@@ -196,8 +196,13 @@ def normals_from_depth(
         world: Return normals in world axes instead of the camera's (x right, y up, z towards the camera).
 
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: The shapes do not match, integer depths, or no cameras or tensors.
     """
+    require_cameras("cameras", cameras)
+    for name, value in {"depth": depth, **({} if surface is None else {"surface": surface})}.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{name} must be a tensor [N, H, H], got {shown(value)}.")
+    check_floats("depth", depth, "in scene units")
     if depth.ndim != 3 or depth.shape[1] != depth.shape[2] or len(cameras) != len(depth):
         raise ValueError(f"normals need depth [{len(cameras)}, H, H], one map per camera, got {tuple(depth.shape)}.")
     if surface is not None and surface.shape != depth.shape:

@@ -12,6 +12,7 @@ camera alone; within a file all cameras have a time or none has. This module imp
 import dataclasses
 import json
 import math
+import numbers
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ class PathCamera:
     time: float | None = None
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            if type(value) not in (int, float, bool) and isinstance(value, numbers.Real):  # one of NumPy
+                object.__setattr__(self, name, float(value))
         _check_number("yaw", self.yaw)
         _check_number("pitch", self.pitch, 0, math.pi)
         _check_number("radius", self.radius, 0, math.inf)
@@ -71,7 +75,7 @@ def _check_number(name: str, value: Any, low: float = -math.inf, high: float = m
 
 
 def _shown(value: Any) -> str:
-    text = one_line(json.dumps(value))
+    text = one_line(json.dumps(value, default=str))
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 

@@ -39,14 +39,18 @@ def write_glb(meshes: Sequence[Mesh], path: str | os.PathLike, *, names: Sequenc
     """One mesh, or several as time steps of an animation that shows `fps` of them a second.
 
     Args:
-        names: Names of the meshes, all different.
+        names: Names of the meshes, all different, and none of them 'world', the name of the scene.
 
     Raises:
         UserError: trimesh is not installed, or the file cannot be written.
-        ValueError: No list of meshes, not as many different names, or a rate that is not above 0.
+        ValueError: No list of meshes, not as many different names, 'world', or a rate that is not above 0.
     """
-    if not is_list(meshes) or not is_list(names) or not len(meshes) == len(names) == len(set(names)) > 0:
+    several = is_list(meshes) and is_list(names) and all(isinstance(mesh, Mesh) for mesh in meshes)
+    named = several and all(isinstance(name, str) and name for name in names)
+    if not named or not len(meshes) == len(names) == len(set(names)) > 0:
         raise ValueError("write_glb takes a list of one mesh or more, and names= as many different names.")
+    if "world" in names:
+        raise ValueError("names: 'world' is the name of the scene; choose another one.")
     check_number("fps", fps, 0)
     trimesh = _library()
     scene = trimesh.Scene()

@@ -91,3 +91,21 @@ def test_a_pixel_without_a_neighbour_has_no_normal():
 def test_sizes_that_do_not_fit(shape, surface):
     with pytest.raises(ValueError, match="normals need|surface must be"):
         normals_from_depth(VIEWS, torch.ones(shape), surface=None if surface is None else torch.ones(surface))
+
+
+DEPTH = torch.ones(3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "cameras, depth, surface, message",
+    [
+        (None, DEPTH, None, "cameras must be renderer.cameras.Cameras, as G.camera() gives them, got None."),
+        (VIEWS, DEPTH.numpy(), None, "depth must be a tensor [N, H, H], got ndarray [3, 8, 8]."),
+        (VIEWS, DEPTH, DEPTH.numpy(), "surface must be a tensor [N, H, H], got ndarray [3, 8, 8]."),
+        (VIEWS, DEPTH.int(), None, "depth must be floats in scene units, got int32."),
+    ],
+)
+def test_types_that_do_not_fit(cameras, depth, surface, message):
+    with pytest.raises(ValueError) as error:
+        normals_from_depth(cameras, depth, surface=surface)
+    assert str(error.value) == message

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +41,16 @@ def test_the_file_is_the_documented_object(tmp_path):
         "version": 1,
         "cameras": [{"yaw": 0.25, "pitch": 1.5, "radius": 1.0, "fov": 18.0, "time": None}],
     }
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    path = [PathCamera(yaw=np.float32(0.25), pitch=np.float64(1.5), radius=np.int64(1), fov=18, time=np.float16(0.5))]
+    write_camera_path(tmp_path / "a.json", path)
+    assert read_camera_path(tmp_path / "a.json") == path == [PathCamera(0.25, 1.5, 1, 18, 0.5)]
+    for value, shown in ((torch.tensor(0.1), '"tensor(0.1000)"'), ({0.1}, '"{0.1}"')):
+        with pytest.raises(ValueError) as error:
+            PathCamera(yaw=value, pitch=1.5, radius=1.0, fov=18.0)
+        assert str(error.value) == f"yaw must be a number, not {shown}"
 
 
 def test_time_may_be_left_out(tmp_path):

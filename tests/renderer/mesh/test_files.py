@@ -111,11 +111,29 @@ def test_a_sequence_shows_one_moment_at_a_time(tmp_path):
         assert scales == {name: float(name == shown) for name in "abcd"}, seconds
 
 
-@pytest.mark.parametrize("meshes, names", [(MESH, "x"), ([], []), ([MESH, MESH], ["x"]), ([MESH, MESH], ["x", "x"])])
+@pytest.mark.parametrize(
+    "meshes, names",
+    [
+        (MESH, "x"),
+        ([], []),
+        ([MESH, MESH], ["x"]),
+        ([MESH, MESH], ["x", "x"]),
+        ([MESH, MESH], range(2)),
+        ([MESH, MESH], ["x", ""]),
+        ([MESH, None], ["x", "y"]),
+    ],
+)
 def test_meshes_without_names_of_their_own(tmp_path, meshes, names):
     with pytest.raises(ValueError) as error:
         write_glb(meshes, tmp_path / "a.glb", names=names)
     assert str(error.value) == "write_glb takes a list of one mesh or more, and names= as many different names."
+
+
+def test_the_name_of_the_scene_is_taken(tmp_path):
+    """glTF allows a node one parent, and this one would have two."""
+    with pytest.raises(ValueError) as error:
+        write_glb([MESH, MESH], tmp_path / "a.glb", names=["world", "b"])
+    assert str(error.value) == "names: 'world' is the name of the scene; choose another one."
 
 
 @pytest.mark.parametrize("names", ["a", "ab"])
