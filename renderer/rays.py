@@ -14,6 +14,7 @@ import functools
 import torch
 
 from renderer.cameras import Cameras, camera_rays
+from torch_utils.argument_checks import check_number, whole_number
 from torch_utils.ops import composite as operators
 
 __all__ = [
@@ -43,6 +44,9 @@ class RenderSettings:
         near, far: The foreground's depth range in scene units.
         background_start: Inverse radius where the background begins, at most 1; it ends at 0, infinity.
         path_lattice: Width of the pixel lattice of the NeRF-path regularisation.
+
+    Raises:
+        ValueError: A value out of its range, or of another type.
     """
 
     resolution: int = 32
@@ -56,6 +60,11 @@ class RenderSettings:
     path_lattice: int = 16
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            if name in ("near", "far", "background_start"):
+                check_number(name, value)
+            else:
+                whole_number(name, value)
         if self.num_samples < 3 or self.num_importance < 0 or self.num_background < 2:
             raise ValueError("rendering needs num_samples >= 3, num_importance >= 0 and num_background >= 2.")
         for name in ("resolution", "sampling_multiplier"):

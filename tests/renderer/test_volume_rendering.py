@@ -327,6 +327,9 @@ def test_precision_follows_the_rays(dtype):
         ({"near": 1.2, "far": 1.1}, "near"),
         ({"background_start": 0}, "^rendering needs 0 < background_start <= 1, got 0.$"),
         ({"background_start": 1.5}, "^rendering needs 0 < background_start <= 1, got 1.5.$"),
+        ({"resolution": 32.5}, "^resolution must be a whole number, got 32.5.$"),
+        ({"num_samples": "14"}, "^num_samples must be a whole number, got '14'.$"),
+        ({"far": None}, "^far must be a finite number, got None.$"),
     ],
 )
 def test_mistakes(arguments, message):

@@ -15,7 +15,7 @@ from torch import nn
 
 from dnnlib import choices_hint
 from torch_utils import distributed
-from torch_utils.argument_checks import check_images, check_number, check_stream
+from torch_utils.argument_checks import check_images, check_number, check_stream, is_list, shown
 from torch_utils.caller_settings import full_float32, without_autocast
 from torch_utils.training_stats import Statistics
 from training.augment import ada_transforms as transforms
@@ -43,6 +43,12 @@ PIPELINES = {
     "bgc0": ("xint", "scale", "aniso", "xfrac") + COLOR,  # nothing that turns an image upside down or mirrors it
 }
 
+#: Arguments of `AdaAugment` that are numbers.
+ADJUSTABLE = (
+    "xint_max", "scale_std", "rotate_max", "aniso_std", "xfrac_std", "brightness_std", "contrast_std", "hue_max",
+    "saturation_std", "imgfilter_std", "noise_std", "cutout_size",
+)  # fmt: skip
+
 
 class AdaAugment(nn.Module):
     """The augmentation pipeline of ADA. The buffer `p` is the overall probability; at 0 frames pass unchanged.
@@ -66,7 +72,7 @@ class AdaAugment(nn.Module):
         cutout_size: Edge of the rectangle that is set to zero, as a fraction of the image size.
 
     Raises:
-        ValueError: unknown pipeline or operation.
+        ValueError: unknown pipeline or operation, or a value that is not a number.
     """
 
     p: torch.Tensor
@@ -95,13 +101,17 @@ class AdaAugment(nn.Module):
                 raise ValueError(f"unknown augmentation pipeline {pipeline!r}; {choices_hint(pipeline, PIPELINES)}")
             self.multipliers = dict.fromkeys(PIPELINES[pipeline], 1.0)
         else:
+            if not isinstance(pipeline, Mapping):
+                raise ValueError(f"pipeline must be a name, or multipliers by operation, got {shown(pipeline)}")
             for name in pipeline:
                 if name not in OPERATIONS:
                     raise ValueError(f"unknown augmentation {name!r}; {choices_hint(name, OPERATIONS)}")
                 check_number(f"pipeline[{name!r}]", pipeline[name])
             self.multipliers = {name: float(value) for name, value in pipeline.items() if value > 0}
-        if len(imgfilter_bands) != len(transforms.BAND_POWER):
-            raise ValueError(f"imgfilter_bands needs {len(transforms.BAND_POWER)} numbers, not {list(imgfilter_bands)}")
+        if not is_list(imgfilter_bands) or len(imgfilter_bands) != len(transforms.BAND_POWER):
+            raise ValueError(
+                f"imgfilter_bands needs {len(transforms.BAND_POWER)} numbers, not {shown(imgfilter_bands)}"
+            )
         self.pipeline = pipeline if isinstance(pipeline, str) else dict(pipeline)
         self.xint_max = xint_max
         self.scale_std = scale_std
@@ -116,6 +126,10 @@ class AdaAugment(nn.Module):
         self.imgfilter_std = imgfilter_std
         self.noise_std = noise_std
         self.cutout_size = cutout_size
+        for name in ADJUSTABLE:
+            check_number(name, getattr(self, name))
+        for band, strength in enumerate(self.imgfilter_bands):
+            check_number(f"imgfilter_bands[{band}]", strength)
         self.register_buffer("p", torch.zeros([]))
         self.register_buffer("wavelet", transforms.wavelet_filter(), persistent=False)
         self.register_buffer("bank", transforms.filter_bank(), persistent=False)
@@ -301,10 +315,12 @@ class AdaController:
         kimg: Thousands of real videos in which p can change by one.
 
     Raises:
-        ValueError: negative p, or kimg that is not positive.
+        ValueError: negative p, kimg that is not positive, or a value that is not a number.
     """
 
     def __init__(self, *, p: float = 0.0, target: float = 0.6, kimg: float = 500.0):
+        for name, value in (("p", p), ("target", target), ("kimg", kimg)):
+            check_number(name, value)
         if p < 0 or kimg <= 0:
             raise ValueError(f"AdaController: p must be at least 0 and kimg positive, not {p} and {kimg}")
         self.p = float(p)

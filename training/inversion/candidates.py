@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from renderer.cameras import POLE_MARGIN, CameraPrior, Cameras, cam2world_from_angles
+from torch_utils.argument_checks import check_number
 from training.inversion.style_prior import StylePrior
 from training.networks.generator import Generator
 
@@ -24,6 +25,9 @@ class Weights:
         smooth: Mean squared second difference of yaw and pitch in time, in radians.
         outside: Mean squared distance of yaw and pitch from the trained range, in radians.
         zoom: Mean square of the logarithms of radius and field of view relative to the trained ones.
+
+    Raises:
+        ValueError: A weight is not a number of at least 0.
     """
 
     style: float = 1e-3
@@ -32,6 +36,11 @@ class Weights:
     smooth: float = 0.1
     outside: float = 1.0
     zoom: float = 1.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            check_number(f"weights.{name}", value, 0, inclusive=True)
+            object.__setattr__(self, name, float(value))  # plain, for the report
 
 
 class CandidateVideos(nn.Module):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 
+from torch_utils.argument_checks import shown, whole_number
 from torch_utils.rng import RandomStream
 from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import nearest_motions, nearest_samples, search_images, start_images
@@ -44,6 +45,9 @@ class FitSettings:
         batch: Frames per step.
         fit_radius, fit_fov: Fit the camera's distance and its field of view too, one for all frames.
         weights: Weights of the penalties.
+
+    Raises:
+        ValueError: A count that is no whole number of at least 1, or other weights.
     """
 
     samples: int = 256
@@ -55,6 +59,12 @@ class FitSettings:
     fit_radius: bool = False
     fit_fov: bool = False
     weights: Weights = Weights()
+
+    def __post_init__(self):
+        for name in ("samples", "starts", "motions", "keep", "steps", "batch"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), low=1))  # plain, for the report
+        if not isinstance(self.weights, Weights):
+            raise ValueError(f"weights must be training.inversion.candidates.Weights, got {shown(self.weights)}.")
 
     def stages(self) -> list[int]:
         """Steps of every stage."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dnnlib import UserError, atomic_write
 from renderer.cameras import Cameras
 from renderer.video import VideoWriter, to_uint8
-from torch_utils.argument_checks import check_network, check_number, check_tensors, is_list, shown
+from torch_utils.argument_checks import check_network, check_number, check_tensors, is_list, shown, whole_number
 from torch_utils.caller_settings import without_autocast
 from torch_utils.rng import RandomStream
 from training.inference.frame_renderer import FrameRenderer
@@ -56,7 +56,7 @@ class Inversion:
 
     Raises:
         UserError: The perceptual network cannot be used.
-        ValueError: Another type, size or state of the generator or the clip, or no two times.
+        ValueError: Another type, size or state of the generator or the clip, no two times, or no settings.
     """
 
     @without_autocast()
@@ -90,6 +90,8 @@ class Inversion:
             raise ValueError(f"times must be those of the first and the last frame, got {shown(times)}.")
         for end in times:
             check_number("times", end)
+        if not isinstance(settings, FitSettings):
+            raise ValueError(f"settings must be training.inversion.optimize.FitSettings, got {shown(settings)}.")
         if lacks_motion(generator):
             settings = dataclasses.replace(settings, motions=1)
         self._generator, self._settings, self._seed = generator, settings, seed
@@ -139,7 +141,12 @@ class Inversion:
     @without_autocast()
     @torch.inference_mode(False)
     def tune(self, steps: int) -> None:
-        """Fine-tune a copy of the generator to the clip, with a progress bar."""
+        """Fine-tune a copy of the generator to the clip, with a progress bar.
+
+        Raises:
+            ValueError: `steps` is no whole number of at least 1.
+        """
+        steps = whole_number("steps", steps, low=1)
         start = time.perf_counter()
         with tqdm(total=steps, unit="step", desc="fine-tuning", disable=None, dynamic_ncols=True) as bar:
 

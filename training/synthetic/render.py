@@ -14,6 +14,7 @@ from renderer.cameras import CameraPrior, Cameras, pixel_centers
 from renderer.rays import Rays, RenderSettings
 from renderer.video import to_uint8
 from renderer.volume_rendering import Fields, render_rays
+from torch_utils.argument_checks import whole_number
 from torch_utils.rng import RandomStream
 from training.synthetic.head_model import Backdrop, TalkingHead
 from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, pose_at
@@ -41,7 +42,8 @@ class SyntheticConfig:
         camera: Keyword arguments of `renderer.cameras.CameraPrior`.
 
     Raises:
-        TypeError, ValueError: `camera` is something else, or cameras are too far away for the stored depths.
+        TypeError, ValueError: `camera` is something else, cameras are too far away for the stored depths, or another
+            value is no whole number in its range.
     """
 
     videos: int
@@ -52,6 +54,8 @@ class SyntheticConfig:
     camera: Mapping[str, Any]
 
     def __post_init__(self):
+        for name in ("videos", "frames", "resolution", "supersample", "seed"):
+            whole_number(name, getattr(self, name), low=0 if name == "seed" else 1)
         farthest = self.prior().radius[1]  # errors come before the rendering
         if farthest > FARTHEST:
             raise ValueError(

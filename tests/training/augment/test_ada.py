@@ -366,10 +366,28 @@ def test_controller_moves_p_towards_the_target():
     assert again.p == controller.p
 
 
-def test_mistakes_of_a_controller():
-    for arguments in ({"p": -0.1}, {"kimg": 0}):
-        with pytest.raises(ValueError, match="AdaController"):
-            AdaController(**arguments)
+@pytest.mark.parametrize(
+    "kind, wrong, message",
+    [
+        (AdaAugment, {"pipeline": None}, "pipeline must be a name, or multipliers by operation, got None"),
+        (AdaAugment, {"pipeline": ["xflip"]}, "pipeline must be a name, or multipliers by operation, got ['xflip']"),
+        (AdaAugment, {"scale_std": "0.2"}, "scale_std must be a finite number, got '0.2'."),
+        (AdaAugment, {"imgfilter_bands": 4}, "imgfilter_bands needs 4 numbers, not 4"),
+        (AdaAugment, {"imgfilter_bands": [1, 1, None, 1]}, "imgfilter_bands[2] must be a finite number, got None."),
+        (AdaController, {"target": "0.6"}, "target must be a finite number, got '0.6'."),
+        (AdaController, {"p": -0.1}, "AdaController: p must be at least 0 and kimg positive, not -0.1 and 500.0"),
+        (AdaController, {"kimg": 0}, "AdaController: p must be at least 0 and kimg positive, not 0.0 and 0"),
+    ],
+)
+def test_values_are_checked(kind, wrong, message):
+    with pytest.raises(ValueError) as error:
+        kind(**wrong)
+    assert str(error.value) == message
+
+
+def test_every_number_of_a_pipeline_is_checked():
+    given = inspect.signature(AdaAugment).parameters
+    assert set(ada.ADJUSTABLE) == set(given) - {"pipeline", "imgfilter_bands"}
 
 
 def test_feedback_counts_the_signs_of_all_processes(monkeypatch):

@@ -426,6 +426,8 @@ def test_settings_of_the_calling_program_change_nothing(generator, setting):
         ({"times": (0.0,)}, "times must be those of the first and the last frame, got (0.0,)."),
         ({"times": (0.0, "1")}, "times must be a finite number, got '1'."),
         ({"generator": 3}, "generator must be a network, such as G.network, got 3."),
+        ({"settings": {"steps": 3}}, "settings must be training.inversion.optimize.FitSettings, got {'steps': 3}."),
+        ({"settings": None}, "settings must be training.inversion.optimize.FitSettings, got None."),
         (
             {"generator": inversion_generator().double()},
             "inversion needs a generator in float32, got torch.float64: load it without dtype=.",
@@ -441,10 +443,37 @@ def test_settings_of_the_calling_program_change_nothing(generator, setting):
 )
 def test_mistakes(generator, changes, message):
     """Floats of 0 to 1 would be taken for pixels of 0 to 255, and gradients would be left on the caller's network."""
-    arguments = {"generator": generator, "pixels": np.zeros((2, 3, 16, 16), np.uint8), "times": (0.0, 1.0)} | changes
+    arguments = {"generator": generator, "pixels": np.zeros((2, 3, 16, 16), np.uint8), "times": (0.0, 1.0)}
+    arguments |= {"settings": FitSettings(), "seed": 0} | changes
     with pytest.raises(ValueError) as error:
-        Inversion(arguments.pop("generator"), arguments.pop("pixels"), **arguments, settings=FitSettings(), seed=0)
+        Inversion(arguments.pop("generator"), arguments.pop("pixels"), **arguments)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "kind, wrong, message",
+    [
+        *(
+            (FitSettings, {name: value}, f"{name} must be a whole number of at least 1, got {value}.")
+            for name in ("samples", "starts", "motions", "keep", "steps", "batch")
+            for value in (0, 2.5, None)
+        ),
+        (FitSettings, {"weights": 3}, "weights must be training.inversion.candidates.Weights, got 3."),
+        (Weights, {"style": -1}, "weights.style must be a finite number of at least 0, got -1."),
+        (Weights, {"zoom": "1"}, "weights.zoom must be a finite number of at least 0, got '1'."),
+    ],
+)
+def test_settings_are_checked(kind, wrong, message):
+    with pytest.raises(ValueError) as error:
+        kind(**wrong)
+    assert str(error.value) == message
+
+
+def test_settings_of_numpy_are_plain_numbers():
+    """The report writes them as JSON."""
+    settings = FitSettings(steps=np.int64(6), weights=Weights(style=np.float32(0.5)))
+    assert (type(settings.steps), settings.steps) == (int, 6)
+    assert (type(settings.weights.style), settings.weights.style) == (float, 0.5)
 
 
 def write_frames(folder, count=5, size=(20, 16)):
