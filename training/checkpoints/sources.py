@@ -157,7 +157,7 @@ def check_upload(name: str) -> None:
     Raises:
         UserError: huggingface-hub is missing, or the name is invalid.
     """
-    if HUB_ID.fullmatch(name) is None:
+    if not isinstance(name, str) or HUB_ID.fullmatch(name) is None:
         raise UserError(f"'{name}' is not the name of a model on the Hugging Face Hub; write user/name.")
     try:
         import huggingface_hub  # noqa: F401

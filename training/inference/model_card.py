@@ -10,6 +10,7 @@ import torch
 
 from dnnlib import atomic_write, is_number
 from renderer.video import image_grid, save_png
+from torch_utils.argument_checks import is_list, shown
 
 __all__ = ["PICTURE", "model_card", "write_card"]
 
@@ -99,12 +100,25 @@ def write_card(
     Args:
         label, network_class: As for `model_card`.
         samples: Videos, uint8 [B, T, 3, H, W], for the picture: a row for each.
+
+    Raises:
+        ValueError: Texts that are not strings, or metrics that are no list of rows.
     """
+    for argument, text in (("name", name), ("data", data), ("licence", licence)):
+        if not isinstance(text, str):
+            raise ValueError(f"{argument} must be a string, got {shown(text)}.")
+    if not is_list(metrics) or not all(map(_is_row, metrics)):
+        rows = "a list of rows with 'metric' and 'value', as Evaluator.evaluate returns them"
+        raise ValueError(f"metrics must be {rows}, got {shown(metrics)}.")
     save_png(image_grid(samples.flatten(0, 1), samples.shape[1]), os.path.join(folder, PICTURE))
     facts = {"data": data, "licence": licence, "metrics": metrics}
     card = model_card(name, about=about, resolution=resolution, label=label, network_class=network_class, **facts)
     with atomic_write(os.path.join(folder, "README.md"), "w") as file:
         file.write(card)
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, Mapping) and "metric" in row and isinstance(row.get("value"), (int, float))
 
 
 def _metric_lines(row: Mapping[str, Any]) -> Iterator[str]:

@@ -139,6 +139,35 @@ def test_what_is_refused(run_folder, tmp_path, monkeypatch):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("name", [None, 3, "heads"])
+def test_uploads_have_a_name(name):
+    with pytest.raises(UserError) as error:
+        VideoGenerator(small_generator()).push_to_hub(name)
+    assert str(error.value) == f"'{name}' is not the name of a model on the Hugging Face Hub; write user/name."
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"name": None}, "name must be a string, got None."),
+        ({"data": 3}, "data must be a string, got 3."),
+        ({"licence": ["mit"]}, "licence must be a string, got ['mit']."),
+        *(
+            (
+                {"metrics": rows},
+                "metrics must be a list of rows with 'metric' and 'value', as Evaluator.evaluate returns them, got "
+                f"{rows}.",
+            )
+            for rows in ({"metric": "m", "value": 1.0}, [{"value": 1.0}], [{"metric": "m", "value": None}], 3)
+        ),
+    ],
+)
+def test_cards_name_the_wrong_argument(tmp_path, wrong, message):
+    with pytest.raises(ValueError) as error:
+        VideoGenerator(small_generator()).save_card(tmp_path, **{"name": "me/x", **wrong})
+    assert str(error.value) == message and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["README.md", ".env", "config.json"])
 def test_files_of_something_else_are_neither_replaced_nor_uploaded(run_folder, tmp_path, name):
     project = tmp_path / "project"
