@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dnnlib import UserError
-from training.data.dataset import VideoPairDataset
+from training.data.dataset import VideoPairDataset, check_counts
 from training.data.sampler import PairBatch, PairLoader, empty_batch, load_batches, make_loader
 from training.data.webdataset import EncodedPair, ShardPairDataset
 from training.data.webdataset_files import is_shards
@@ -97,8 +97,9 @@ def make_shard_loader(
     At most one worker per shard is used.
 
     Raises:
-        UserError: There are fewer shards than processes.
+        UserError: There are fewer shards than processes, a batch without items, or no processes.
     """
+    check_counts(batch_size=batch_size, world_size=world_size)
     check_shards(dataset, world_size)
     workers = min(workers, dataset.num_shards // world_size)
 

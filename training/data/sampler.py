@@ -13,6 +13,7 @@ import contextlib
 import functools
 import multiprocessing
 import multiprocessing.reduction
+import numbers
 import os
 import re
 import signal
@@ -26,7 +27,7 @@ import torch
 
 from dnnlib import UserError, one_line
 from dnnlib.processes import explain_start
-from training.data.dataset import VideoPairDataset, check_seed, random_block
+from training.data.dataset import VideoPairDataset, check_counts, check_seed, random_block
 
 __all__ = [
     "InfiniteSampler",
@@ -81,7 +82,7 @@ class InfiniteSampler:
     """Endless sequence of (epoch, index) for one process. Iterating starts at `position` every time.
 
     Raises:
-        ValueError: The dataset is empty.
+        ValueError: The dataset is empty, or a number is not a whole one in its range.
     """
 
     def __init__(
@@ -93,9 +94,11 @@ class InfiniteSampler:
         seed: int = 0,
         position: int = 0,  # items consumed so far by all processes together
     ):
-        if dataset_size < 1:
-            raise ValueError(f"dataset_size must be at least 1, got {dataset_size}.")
-        assert 0 <= rank < world_size and position >= 0
+        check_counts(dataset_size=dataset_size, world_size=world_size)
+        if not (isinstance(rank, numbers.Integral) and 0 <= rank < world_size):
+            raise ValueError(f"rank must be a whole number from 0 to {world_size - 1}, got {rank!r:.60}.")
+        if not (isinstance(position, numbers.Integral) and position >= 0):
+            raise ValueError(f"position must be a whole number of at least 0, got {position!r:.60}.")
         self.dataset_size = dataset_size
         self.rank = rank
         self.world_size = world_size
@@ -271,7 +274,11 @@ def make_loader(
         rank, world_size: Index of this process, number of processes.
         seed: Seed of the order.
         pin_memory: Page-locked batches, for faster copies to a CUDA device.
+
+    Raises:
+        UserError: A batch without items, or no processes.
     """
+    check_counts(batch_size=batch_size, world_size=world_size)
 
     def start(position: int) -> Iterator:
         sampler = InfiniteSampler(

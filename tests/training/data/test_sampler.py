@@ -62,9 +62,28 @@ def test_an_epoch_holds_every_item_once_over_all_processes(size, world_size):
     assert stream == take(epochs * size, dataset_size=size, seed=1)  # one sequence, however it is dealt out
 
 
-def test_an_empty_dataset():
-    with pytest.raises(ValueError, match=r"^dataset_size must be at least 1, got 0\.$"):
-        InfiniteSampler(dataset_size=0)
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"dataset_size": 0}, "dataset_size must be a whole number of at least 1, got 0."),
+        ({"dataset_size": 2.5}, "dataset_size must be a whole number of at least 1, got 2.5."),
+        ({"world_size": None}, "world_size must be a whole number of at least 1, got None."),
+        ({"rank": 2, "world_size": 2}, "rank must be a whole number from 0 to 1, got 2."),
+        ({"position": -1}, "position must be a whole number of at least 0, got -1."),
+    ],
+)
+def test_numbers_of_a_sampler(wrong, message):
+    with pytest.raises(ValueError) as error:
+        InfiniteSampler(**{"dataset_size": 5, **wrong})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("make", [make_loader, make_shard_loader])
+@pytest.mark.parametrize("batch_size", [0, 2.5, None])
+def test_batches_have_items(make, batch_size):
+    with pytest.raises(UserError) as error:
+        make(None, batch_size=batch_size)
+    assert str(error.value) == f"batch_size must be a whole number of at least 1, got {batch_size}."
 
 
 @pytest.mark.parametrize("seed", [np.int64(7), np.int8(-3), np.uint64(2**64 - 3)])
