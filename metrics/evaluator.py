@@ -129,7 +129,9 @@ class Evaluator:
         Raises:
             UserError: Unknown metric, missing or unsuitable samples, a detector that does not fit, or a cache that
                 cannot be written to.
+            ValueError: `names` is not a list.
         """
+        _check_list("names", names)
         first: dict[str, Any] = {}  # generated samples by their selection
         with full_float32(), without_autocast():
             for metric in map(find_metric, names):
@@ -162,8 +164,7 @@ class Evaluator:
             UserError: Unknown metric, missing samples, a detector that does not fit.
             ValueError: `together` is not a list.
         """
-        if not is_list(together):
-            raise ValueError(f"together must be a list of names of metrics, got {shown(together)}.")
+        _check_list("together", together)
         with full_float32(), without_autocast():  # for rendering as well, whatever the training used
             return self._evaluate(find_metric(name), [find_metric(other) for other in together])
 
@@ -280,6 +281,11 @@ class Evaluator:
         if not os.path.exists(path):  # raises an error before the features are computed, which takes long
             make_cache_folder(self._cache, instead="name another one (--cache, in training cache_metrics_dir=)")
         return path
+
+
+def _check_list(argument: str, names: Any) -> None:
+    if not is_list(names):
+        raise ValueError(f"{argument} must be a list of names of metrics, got {shown(names)}.")
 
 
 def _selection(side: str, metric: Metric) -> dict[str, Any]:

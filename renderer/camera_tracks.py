@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from renderer.cameras import CameraPrior, Cameras
 from renderer.trajectories import camera_path, frame_schedule
 from renderer.trajectory_files import PathCamera, path_cameras
-from torch_utils.argument_checks import check_number
+from torch_utils.argument_checks import check_number, is_list, shown
 
 __all__ = ["CameraTrack", "file_track", "program_tracks", "recorded_track"]
 
@@ -49,6 +49,8 @@ def program_tracks(
         fov: Field of view in degrees instead of the prior's.
         yaw_scale, pitch_scale: Extent of the path relative to the prior's range.
     """
+    if not is_list(programs):
+        raise ValueError(f"programs must be a list of names, got {shown(programs)}.")
     schedule, note = frame_schedule(n_steps, time_steps, time_range=time_range), _spread(n_steps, time_steps)
     scales = {"yaw_scale": yaw_scale, "pitch_scale": pitch_scale}
     paths = {name: camera_path(name, prior, n_steps, fov=fov, **scales) for name in programs}

@@ -205,7 +205,7 @@ class CameraPrior:
     ):
         check_number("camera.fov", fov, 0, 180)
         if distribution not in ("gaussian", "uniform"):
-            raise ValueError(f"camera.distribution must be 'gaussian' or 'uniform', got '{distribution}'.")
+            raise ValueError(f"camera.distribution must be 'gaussian' or 'uniform', got {shown(distribution)}.")
         for name, values in (("yaw", yaw), ("pitch", pitch), ("radius", radius)):
             if not is_list(values) or len(values) != 2:
                 raise ValueError(f"camera.{name} must be [low, high], got {shown(values)}.")
@@ -306,6 +306,7 @@ class CameraPrior:
     def sample(self, n: int, stream) -> Cameras:
         """n random cameras (one per video), on the device of the stream (`torch_utils.rng.RandomStream`)."""
         check_stream(stream)
+        n = whole_number("n", n, low=0)
         angles = []
         for name, (low, high) in (("yaw", self.yaw), ("pitch", self.pitch)):
             middle, half = (low + high) / 2, (high - low) / 2
@@ -343,8 +344,10 @@ def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, t
         origins [N, 1, 3] and directions [N, R, 3] in world space.
 
     Raises:
-        ValueError: Pixels of another shape, or integer pixels, to whose type the focal length would be rounded.
+        ValueError: Pixels of another shape, or integer pixels, to whose type the focal length would be rounded; or no
+            cameras.
     """
+    require_cameras("cameras", cameras)
     if not isinstance(pixels, torch.Tensor):
         raise ValueError(f"pixels must be a tensor [R, 2] or [{len(cameras)}, R, 2], got {shown(pixels)}.")
     check_floats("pixels", pixels, "in [-1, 1], see pixel_centers")

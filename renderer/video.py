@@ -29,6 +29,7 @@ from dnnlib import (
     temporary_name,
 )
 from renderer.frame_folder import FrameFolder
+from torch_utils.argument_checks import check_floats, shown, whole_number
 
 __all__ = [
     "FORMATS", "VideoWriter", "check_video_rate", "check_video_size", "gif_bytes", "image_grid", "save_png", "to_uint8",
@@ -51,7 +52,14 @@ PIPE_SIZE = 1 << 20
 
 
 def to_uint8(image: torch.Tensor) -> torch.Tensor:
-    """Pixels of an image in [-1, 1]: rint((x + 1) · 127.5), clipped to 0…255; any shape and device, NaN becomes 0."""
+    """Pixels of an image in [-1, 1]: rint((x + 1) · 127.5), clipped to 0…255; any shape and device, NaN becomes 0.
+
+    Raises:
+        ValueError: Not a tensor of floats; pixels of 0 to 255 would become white.
+    """
+    if not isinstance(image, torch.Tensor):
+        raise ValueError(f"image must be a tensor, got {shown(image)}.")
+    check_floats("image", image, "in [-1, 1]")
     return ((image.float() + 1) * 127.5).nan_to_num(0).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -63,8 +71,10 @@ def image_grid(images: torch.Tensor, columns: int, *, blank: float | None = None
     Raises:
         ValueError: No images, not a batch of images, or fewer than one column.
     """
-    if images.ndim != 4 or len(images) == 0:
-        raise ValueError(f"A grid is made of images [N, C, H, W] with N > 0, got {tuple(images.shape)}.")
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or len(images) == 0:
+        given = tuple(images.shape) if isinstance(images, torch.Tensor) else shown(images)
+        raise ValueError(f"A grid is made of images [N, C, H, W] with N > 0, got {given}.")
+    columns = whole_number("columns", columns)
     if columns < 1:
         raise ValueError(f"A grid needs at least one column, got {columns}.")
     count, channels, height, width = images.shape

@@ -15,7 +15,7 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from torch_utils import distributed
-from torch_utils.argument_checks import check_number
+from torch_utils.argument_checks import check_network, check_number
 
 __all__ = ["GeneratorEMA", "RunningMeans", "complete_ema"]
 
@@ -29,6 +29,9 @@ class GeneratorEMA:
         half_life_kimg: Half-life in thousands of videos; 0 copies the weights at every step.
         ramp: Largest half-life as a fraction of the videos so far; None for no ramp-up.
         ramps_up: False: no ramp-up, whatever `ramp` is. Part of the training state.
+
+    Raises:
+        ValueError: No networks, or a half-life or a fraction that is not a number in its range.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class GeneratorEMA:
         ramp: float | None,
         ramps_up: bool = True,
     ):
+        for name, network in (("source", source), ("average", average)):
+            check_network(name, network, "parameters")
         check_number("half_life_kimg", half_life_kimg, 0, inclusive=True)
         if ramp is not None:
             check_number("ramp", ramp, 0)

@@ -13,7 +13,7 @@ import dataclasses
 import torch
 
 from torch_utils import distributed
-from torch_utils.argument_checks import whole_number
+from torch_utils.argument_checks import check_network, check_number, is_list, shown, whole_number
 
 __all__ = ["LOSS_SCALE", "GradientGuard", "Phase", "make_phases"]
 
@@ -79,13 +79,21 @@ def make_phases(
         g_reg_interval, d_reg_interval: Iterations between regularisation phases; None for no regularisation.
 
     Raises:
-        ValueError: No parameter of a network requires gradients, or an interval is not a whole number of at least 1.
+        ValueError: No network, none of its parameters requires gradients, an interval is not a whole number of at least
+            1, or a setting is not a number in Adam's range.
     """
+    check_number("lr", lr)
+    check_number("eps", eps)
+    if not is_list(betas) or len(betas) != 2:
+        raise ValueError(f"betas must be 2 numbers, got {shown(betas)}.")
+    for i, beta in enumerate(betas):
+        check_number(f"betas[{i}]", beta)
     for name, value in (("g_reg_interval", g_reg_interval), ("d_reg_interval", d_reg_interval)):
         if value is not None:
             whole_number(name, value, low=1)
     trained = []
     for name, module in (("generator", generator), ("discriminator", discriminator)):
+        check_network(name, module, "parameters")
         trained.append([parameter for parameter in module.parameters() if parameter.requires_grad])
         if not trained[-1]:
             raise ValueError(f"the parameters of the {name} require no gradients: call requires_grad_(True).")

@@ -91,8 +91,8 @@ def bias_act(
         ValueError: unknown activation or implementation, input that is not floats, wrong bias shape, or negative clamp.
         RuntimeError: impl='cpu' or 'cuda', but there is no native operator, or the tensors are on another device.
     """
-    if act not in ACTIVATIONS:
-        raise ValueError(f"bias_act: unknown activation {act!r}; choose one of {', '.join(ACTIVATIONS)}")
+    if not isinstance(act, str) or act not in ACTIVATIONS:
+        raise ValueError(f"bias_act: unknown activation {shown(act)}; choose one of {', '.join(ACTIVATIONS)}")
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         given = x.dtype if isinstance(x, torch.Tensor) else shown(x)
         raise ValueError(f"bias_act: the input must be a tensor of floats, not {given}")

@@ -4,6 +4,7 @@
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from renderer.camera_tracks import CameraTrack, program_tracks, recorded_track
 from renderer.cameras import CameraPrior, Cameras, require_cameras
 from renderer.outputs import OUTPUTS
-from renderer.trajectories import DEFAULT_PROGRAM
+from renderer.trajectories import DEFAULT_PROGRAM, scaled_angles
 from torch_utils.argument_checks import Shaped, check_number, check_tensors, is_list, shown, whole_number
 from training.inference.cli_options import MAX_TIME
 from training.inference.latents import CODE_SIZES, RowCodes
@@ -30,6 +31,7 @@ __all__ = [
     "output_names",
     "seed_list",
     "video_track",
+    "warn_idle",
 ]
 
 SOURCES = "a snapshot, a folder, a URL or an id of the Hub"
@@ -163,7 +165,10 @@ def video_track(
     cameras: Cameras | None = None,
     times: Sequence[float] | None = None,
 ) -> CameraTrack:
-    """The cameras and times of a video, of a program or as given; see `VideoGenerator.video`."""
+    """The cameras and times of a video, of a program or as given; see `VideoGenerator.video`.
+
+    A scale without effect is warned of.
+    """
     if cameras is None and times is not None:
         raise ValueError("times belong to cameras: give both, or time_range.")
     if times is not None:
@@ -184,9 +189,13 @@ def video_track(
     for name, value in given.items():
         check_number(name, value, *((0, 180) if name == "fov" else ()))
     count = DEFAULT_FRAMES if frames is None else whole_number("frames", frames, low=1)
-    programs = [DEFAULT_PROGRAM if program is None else program]
+    program = DEFAULT_PROGRAM if program is None else program
     steps = {"n_steps": count, "time_steps": count, "time_range": (first, last)}
-    return program_tracks(programs, prior, **steps, **given)[0]
+    [track] = program_tracks([program], prior, **steps, **given)
+    for angle in ("yaw", "pitch"):
+        if given.get(f"{angle}_scale", 1) != 1 and angle not in scaled_angles(program):
+            warn_idle(f"{angle}_scale", f"{program} does not move the camera in {angle}")
+    return track
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -198,6 +207,12 @@ def check_alone(name: str, **others: Any) -> None:
     for other, value in others.items():
         if value is not None:
             raise ValueError(f"give {name} or {other}, not both.")
+
+
+def warn_idle(name: str, reason: str) -> None:
+    """Warn the caller of `VideoGenerator.frame` or `video` of an argument without effect."""
+    # Between this and the caller are a function of this package, the method, and its two decorators.
+    warnings.warn(f"{name} has no effect: {reason}.", stacklevel=6)
 
 
 def check_path(name: str, path: Any, what: str = "a path") -> None:

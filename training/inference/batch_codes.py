@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from torch_utils.argument_checks import check_number, check_tensors, is_list, shown, whole_number
-from training.inference.arguments import check_alone, check_codes, label_numbers, seed_list
+from training.inference.arguments import check_alone, check_codes, label_numbers, seed_list, warn_idle
 from training.inference.cli_options import part_layers
 from training.inference.interpolation import lerp, mix_styles, slerp
-from training.inference.latents import RowCodes, SeedLatents, class_label, generator_latents
+from training.inference.latents import RowCodes, SeedLatents, class_label, generator_latents, lacks_motion
 from training.inference.layouts import StyleMapping
 from training.networks.generator import Generator
 
@@ -125,6 +125,8 @@ def given_codes(
 ) -> tuple[RowCodes, bool]:
     """The codes to render, and True if they are those of a single video without a batch dimension.
 
+    A motion seed without effect is warned of.
+
     Args:
         codes: The codes themselves, or None to make them from the other arguments (None: defaults of
             `VideoGenerator.codes`).
@@ -142,5 +144,7 @@ def given_codes(
         truncation_psi=1.0 if truncation_psi is None else truncation_psi,
         class_idx=class_idx,
     )
+    if motion_seed is not None and lacks_motion(network):
+        warn_idle("motion_seed", "this generator has no motion")
     batched = is_list(seed) or is_list(motion_seed) or (z is not None and z.ndim > 1)
     return rows, not batched

@@ -149,12 +149,14 @@ class VideoGenerator(nn.Module):
         network, about: As given.
 
     Raises:
-        ValueError: No network.
+        ValueError: No network, or no mapping.
     """
 
     def __init__(self, network: Generator, *, about: Mapping[str, Any] | None = None):
         super().__init__()
         check_network("network", network, "synthesize")
+        if about is not None and not isinstance(about, Mapping):
+            raise ValueError(f"about must be a mapping with 'dataset' and 'progress', got {shown(about)}.")
         self.network = network
         self.training = network.training  # for callers that restore the mode that they found
         self.about = {"dataset": {}, "progress": {}} | dict(about or {})
@@ -526,7 +528,8 @@ class VideoGenerator(nn.Module):
             frames: Number of frames, T; None: 16.
             time_range: Times of the first and the last frame; equal ones stop time. None: 0 and 1.
             fov: Field of view in degrees; None: as trained.
-            yaw_scale, pitch_scale: Extent of the path relative to the training's; None: 1.
+            yaw_scale, pitch_scale: Extent of the path relative to the training's; None: 1. A warning says so if the
+                program does not move the camera in that angle.
             cameras: T cameras in the order of the frames, instead of `program`, `frames`, `fov` and the scales.
             times: Their times, instead of `time_range`.
             seed, motion_seed, z, codes, truncation_psi, class_idx, outputs, geometry_resolution, ray_chunk: See
@@ -627,7 +630,7 @@ class VideoGenerator(nn.Module):
 
         Raises:
             UserError: The folder cannot be written to.
-            ValueError: No path.
+            ValueError: No path, no list of such rows, or another argument that is not a string.
         """
         check_path("folder", folder)
         label = None
@@ -658,7 +661,8 @@ class VideoGenerator(nn.Module):
             message: Message of the commit.
 
         Raises:
-            UserError: huggingface-hub is missing, or the upload fails.
+            UserError: huggingface-hub is missing, the name is invalid, or the upload fails.
+            ValueError: See `save_card`.
         """
         check_upload(name)
         with temporary(tempfile.TemporaryDirectory) as folder:
@@ -679,7 +683,6 @@ class VideoGenerator(nn.Module):
         pixels: bool,
     ) -> dict[str, torch.Tensor]:
         """Maps [B, T, C, h, w] of the frames of a track, or pixels."""
-        ray_chunk = None if ray_chunk is None else whole_number("ray_chunk", ray_chunk, low=1)
         renderer = FrameRenderer(self.network, **vars(rows), ray_chunk=ray_chunk)
         if geometry_resolution is not None:
             whole_number("geometry_resolution", geometry_resolution, low=1)

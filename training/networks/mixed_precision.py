@@ -15,6 +15,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from torch_utils.argument_checks import check_network
+
 __all__ = ["HalfPrecision", "half_precision", "multiplies_bfloat16"]
 
 AMPERE = (8, 0)  # compute capability of NVIDIA's first GPUs with bfloat16 matrix products
@@ -53,7 +55,15 @@ class HalfPrecision:
 
 @contextlib.contextmanager
 def half_precision(dtype: torch.dtype, *networks: nn.Module) -> Iterator[None]:
-    """Context in which the networks' half-precision layers use bfloat16 or float32, on CPUs and GPUs."""
+    """Context in which the networks' half-precision layers use bfloat16 or float32, on CPUs and GPUs.
+
+    Raises:
+        ValueError: Another type, or an argument that is not a network.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype must be torch.bfloat16 or torch.float32, got {dtype!r:.60}.")
+    for network in networks:
+        check_network("network", network, "modules")
     settings = (getattr(m, "half_precision", None) for network in networks for m in network.modules())
     switches = [setting for setting in settings if isinstance(setting, HalfPrecision)]
     before = [switch.chosen for switch in switches]

@@ -3,6 +3,7 @@
 import math
 import random
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -10,13 +11,22 @@ import torch
 
 import video3d
 from dnnlib import UserError
-from renderer.cameras import Cameras
+from metrics.evaluator import Evaluator
+from metrics.generated_videos import GeneratedVideos
+from renderer.camera_tracks import program_tracks
+from renderer.cameras import CameraPrior, Cameras, camera_rays
 from renderer.outputs import OUTPUTS
+from renderer.video import image_grid, to_uint8
 from tests.small_network import small_generator
 from torch_utils.argument_checks import whole_number
+from torch_utils.ops.bias_act import ACTIVATIONS, bias_act
+from torch_utils.rng import RandomStream
+from training.ema import GeneratorEMA
 from training.inference.arguments import seed_list
 from training.inference.latents import RowCodes
 from training.inference.meshes import GeneratedMeshes
+from training.networks.mixed_precision import half_precision
+from training.phases import make_phases
 
 NAN, INF = math.nan, math.inf
 CHOICES = f"choose from {', '.join(OUTPUTS)}"
@@ -164,6 +174,37 @@ def test_what_is_left_out_is_the_default(G):
     assert torch.equal(G.frame(), G.frame(**given, yaw=0.0, pitch=0.0, fov=G.camera_prior.fov))
     path = {"program": "rotation_camera_yaw", "frames": 16, "time_range": (0.0, 1.0), "yaw_scale": 1.0}
     assert torch.equal(G.video(), G.video(**given, **path, pitch_scale=1.0))
+
+
+@pytest.mark.parametrize(
+    "arguments, idle",
+    [
+        ({}, []),
+        ({"yaw_scale": 2, "pitch_scale": 1}, []),
+        ({"pitch_scale": 9}, ["pitch_scale has no effect: rotation_camera_yaw does not move the camera in pitch."]),
+        (
+            {"program": "front", "yaw_scale": 2, "pitch_scale": 0.5},
+            [f"{angle}_scale has no effect: front does not move the camera in {angle}." for angle in ("yaw", "pitch")],
+        ),
+    ],
+)
+def test_scales_without_effect_are_warned_of(G, arguments, idle):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        G.video(frames=2, **arguments)
+    assert [str(warning.message) for warning in caught] == idle
+    assert all(warning.filename == __file__ for warning in caught), "the caller's line"
+
+
+def test_motion_seeds_without_effect_are_warned_of(G):
+    still = video3d.VideoGenerator(small_generator(motion=None))
+    for render in (still.frame, still.video, G.frame):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            render(seed=1, motion_seed=2)
+        expected = [] if render == G.frame else ["motion_seed has no effect: this generator has no motion."]
+        assert [str(warning.message) for warning in caught] == expected
+        assert all(warning.filename == __file__ for warning in caught)
 
 
 def test_other_spellings_of_a_value(G):
@@ -414,3 +455,60 @@ def test_saving_names_the_wrong_argument(tmp_path, wrong, message):
     with says(message):
         video3d.save_video(**({"path": tmp_path / "a.mp4", "video": torch.zeros(2, 3, 8, 8).byte()} | wrong))
     assert not list(tmp_path.iterdir())
+
+
+NO_CAMERAS = "cameras must be renderer.cameras.Cameras, as G.camera() gives them, got None."
+ADAM = {"generator": None, "discriminator": None, "betas": (0.0, 0.99), "lr": 0.002, "eps": 1e-8}
+ADAM |= {"g_reg_interval": 4, "d_reg_interval": 16}
+AVERAGE = {"source": torch.nn.Linear(1, 1), "half_life_kimg": 20, "ramp": None}
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda G: G.camera_prior.sample(2.5, RandomStream(0)), "n must be a whole number of at least 0, got 2.5."),
+        (lambda G: camera_rays(None, torch.zeros(4, 2)), NO_CAMERAS),
+        (
+            lambda G: CameraPrior(distribution=G),
+            "camera.distribution must be 'gaussian' or 'uniform', got VideoGenerator.",
+        ),
+        (
+            lambda G: program_tracks("front", G.camera_prior, n_steps=2, time_steps=2),
+            "programs must be a list of names, got 'front'.",
+        ),
+        (lambda G: to_uint8(np.zeros(3)), "image must be a tensor, got ndarray [3]."),
+        (lambda G: to_uint8(torch.zeros(3).byte()), "image must be floats in [-1, 1], got uint8."),
+        (lambda G: image_grid([1], 2), "A grid is made of images [N, C, H, W] with N > 0, got [1]."),
+        (lambda G: image_grid(torch.zeros(2, 3, 4, 4), 1.5), "columns must be a whole number, got 1.5."),
+        (
+            lambda G: GeneratorEMA(average=3, **AVERAGE),
+            "average must be a network, such as G.network, got 3.",
+        ),
+        (lambda G: make_phases(**ADAM | {"lr": None}), "lr must be a finite number, got None."),
+        (lambda G: make_phases(**ADAM | {"eps": "1e-8"}), "eps must be a finite number, got '1e-8'."),
+        (lambda G: make_phases(**ADAM | {"betas": 0.9}), "betas must be 2 numbers, got 0.9."),
+        (lambda G: make_phases(**ADAM | {"betas": [0, "x"]}), "betas[1] must be a finite number, got 'x'."),
+        (lambda G: make_phases(**ADAM), "generator must be a network, such as G.network, got None."),
+        (
+            lambda G: half_precision(torch.float16, G.network).__enter__(),
+            "dtype must be torch.bfloat16 or torch.float32, got torch.float16.",
+        ),
+        (
+            lambda G: half_precision(torch.bfloat16, 3).__enter__(),
+            "network must be a network, such as G.network, got 3.",
+        ),
+        (
+            lambda G: Evaluator(fake=GeneratedVideos(G.network)).check("flatness32_1v"),
+            "names must be a list of names of metrics, got 'flatness32_1v'.",
+        ),
+        (
+            lambda G: bias_act(torch.zeros(1, 3), None, act=["relu"]),
+            f"bias_act: unknown activation ['relu']; choose one of {', '.join(ACTIVATIONS)}",
+        ),
+        (lambda G: type(G)(G.network, about=3), "about must be a mapping with 'dataset' and 'progress', got 3."),
+    ],
+)
+def test_other_functions_name_the_wrong_argument(G, call, message):
+    """Those that docs/python.md uses besides the methods of G."""
+    with says(message):
+        call(G)
