@@ -40,6 +40,8 @@ __all__ = [
 # The stream's line in ffmpeg's description: …: Video: h264 (High), yuv420p(progressive), 640x360 …, 25 fps, …
 STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\((?P<about>.*?)\))?, \d+x\d+")
 COLOURS = re.compile(r"(?P<matrix>[\w-]+)/(?P<primaries>[\w-]+)/(?P<transfer>[\w-]+)")
+# Their names and those of their decoders: while ffmpeg probes a file, it decodes some of each stream.
+OTHER_STREAMS = re.compile(r"Stream #.*?: (?:Audio|Subtitle): (\w+)(?: \(([\w-]+)\))?")
 INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first")
 ROTATED = re.compile("display ?matrix: ", re.IGNORECASE)
 # A track's header in a MOV file, with the first two rows of the matrix.
@@ -124,6 +126,7 @@ class VideoInfo:
         interlaced: True if frames are interlaced, or may be.
         turning: ffmpeg's filters for the rotation of deinterlaced frames by the metadata; None if they are unknown.
         more_streams: True if there are other video streams, which are not decoded.
+        other_decoders: ffmpeg's names of the decoders of sound and subtitles.
         picture: True for a camera's JPEG: others in it are previews, gain maps, or those of another eye.
         dolby_vision: True for colours that only Dolby Vision can decode.
         timing: The frames at even time steps; None if the frame rate is constant.
@@ -140,6 +143,7 @@ class VideoInfo:
     interlaced: bool = False
     turning: tuple[str, ...] | None = ()
     more_streams: bool = False
+    other_decoders: frozenset[str] = frozenset()
     picture: bool = False
     dolby_vision: bool = False
     timing: EvenFrames | None = None
@@ -290,6 +294,7 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
         interlaced=interlaced,
         turning=_find_turning(path) if interlaced and ROTATED.search(text) else (),
         more_streams=len(streams) > 1,
+        other_decoders=frozenset(name for names in OTHER_STREAMS.findall(text) for name in names if name),
         picture=JPEGS.search(text) is not None and not path.lower().endswith(MOVIE_SUFFIXES),
         dolby_vision=DOLBY_VISION.search(text) is not None,
         timing=timing,
@@ -428,7 +433,7 @@ def decode_video(
             process.wait()
         finally:
             process.kill()  # no effect on an ended process
-        error, reconfigured = _error_lines(messages)
+        error, reconfigured = _error_lines(messages, info)
     _refuse_old_ffmpeg(error)
     enough = limit is not None and count == limit
     if ANOTHER_SIZE in error:
@@ -438,7 +443,8 @@ def decode_video(
     elif reconfigured and step > 1:
         error = f"the pixel format changes, which would restart the count for a stride of {step:g}"
     elif error and count and not process.returncode:
-        warnings = _warnings_before_start(path, input_options, limit=None if limit is None else math.ceil(limit * step))
+        most = None if limit is None else math.ceil(limit * step)
+        warnings = _warnings_before_start(path, info, input_options, limit=most)
         if warnings is not None:
             return dataclasses.replace(remarks, warnings=warnings)
     if NO_STREAM in error:
@@ -499,21 +505,26 @@ def _filters(info: VideoInfo, step: float) -> str:
     return ",".join(filters)
 
 
-def _error_lines(messages: IO[bytes]) -> tuple[str, bool]:
+def _is_error(text: str, info: VideoInfo) -> bool:
+    """True for an error message of ffmpeg, unless it is about sound or subtitles: they may begin anywhere."""
+    return ERROR_LINE.search(text) is not None and text[1:].partition(" @ ")[0] not in info.other_decoders
+
+
+def _error_lines(messages: IO[bytes], info: VideoInfo) -> tuple[str, bool]:
     """ffmpeg's first error message ('' if there is none), and True if the pixel format changed."""
     first, reconfigured = "", False
     messages.seek(0)
     for line in messages:
         text = line[:2000].decode(errors="replace")
         reconfigured = reconfigured or RECONFIGURED in text
-        if ANOTHER_SIZE in text or (not first and ERROR_LINE.search(text)):
+        if ANOTHER_SIZE in text or (not first and _is_error(text, info)):
             first = one_line(ERROR_LINE.sub("", re.sub(" @ 0x[0-9a-f]+", "", text)))
             if ANOTHER_SIZE in text:
                 break
     return first, reconfigured
 
 
-def _warnings_before_start(path: str, input_options: list[str], *, limit: int | None) -> int | None:
+def _warnings_before_start(path: str, info: VideoInfo, input_options: list[str], *, limit: int | None) -> int | None:
     """Number of decoder errors, if all are about pictures before the first key frame; None if the file is damaged.
 
     The file is decoded again with one thread, so that errors and frames come in order. It is damaged if there is an
@@ -544,7 +555,7 @@ def _warnings_before_start(path: str, input_options: list[str], *, limit: int | 
             stack.callback(process.kill)
             for line in process.stderr:
                 text = line.decode(errors="replace")
-                if ERROR_LINE.search(text):
+                if _is_error(text, info):
                     if started:
                         return None
                     errors.append(text)

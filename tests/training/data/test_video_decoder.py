@@ -33,7 +33,7 @@ from training.data.video_decoder import (
 from training.dataset_tool.__main__ import main, notes, prepare, read_manifest
 from training.inversion.target_clip import read_clip
 
-PACKET = 188  # bytes, of MPEG-TS
+PACKET, PACK = 188, 2048  # bytes, of MPEG-TS and of MPEG-PS
 
 
 def finish(frames):
@@ -654,6 +654,27 @@ def test_a_damaged_first_key_frame_is_no_such_start(tmp_path):
     (tmp_path / "a.mp4").write_bytes(data[:start] + bytes(3000) + data[start + 3000 :])
     with pytest.raises(BrokenVideo, match="Cannot decode"):
         finish(decode_video(str(tmp_path / "a.mp4")))
+
+
+@pytest.mark.parametrize("sound", ["mp2", "libmp3lame"])
+def test_sound_that_begins_within_its_frame_is_no_damage(sound, tmp_path):
+    """ffmpeg's first message is about the sound, which it decodes while it probes the file."""
+    sine = ("-f", "lavfi", "-i", "sine=f=440:r=48000:d=4", "-c:a", sound, "-b:a", "128k")
+    picture = ("-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=4")
+    options = ("-c:v", "mpeg2video", "-g", "12", "-bf", "2", "-q:v", "3", "-f", "vob")
+    run_ffmpeg(*picture, *sine, *options, tmp_path / "whole.mpg")
+    data = (tmp_path / "whole.mpg").read_bytes()
+    whole = finish(decode_video(str(tmp_path / "whole.mpg")))[0]
+    starts = [at for at in range(PACK, len(data), PACK) if b"\0\0\1\xb3" in data[at : at + PACK]]  # sequence headers
+    for start, cut_off in ((starts[2], False), (starts[2] + 4 * PACK, True)):
+        (tmp_path / "cut.mpg").write_bytes(data[start:])
+        frames, remarks = finish(decode_video(str(tmp_path / "cut.mpg")))
+        assert 40 <= len(frames) < 80 and np.array_equal(frames, whole[-len(frames) :])
+        assert remarks == Remarks(warnings=remarks.warnings) and (remarks.warnings > 0) == cut_off
+    hole = data[starts[2] : starts[4]] + data[starts[4] + 6 * PACK :]
+    (tmp_path / "hole.mpg").write_bytes(hole)
+    with pytest.raises(BrokenVideo, match=r"Cannot decode '.*hole\.mpg' beyond frame \d+ \(\[mpeg2video\] .+\)\.$"):
+        finish(decode_video(str(tmp_path / "hole.mpg")))
 
 
 def test_inversion_tells_of_a_start_between_key_frames(tmp_path, capsys):
