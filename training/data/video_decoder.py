@@ -53,6 +53,8 @@ RAW = re.compile(r", 1200k tbn\b")  # the units of a stream without a container,
 SAME_RATE = 0.01  # relative difference of rates that count as equal: of time stamps, as stated, and as requested
 # Pixel formats with alpha, and RGB formats: the frames of a stream of PNGs, for instance, may differ in it.
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
+# Of uncompressed pictures of Windows (BI_RGB, which has no tag) the fourth byte is unused, and often 0.
+BITMAPS = re.compile(r"Input #0, (?:avi|asf|matroska|wtv)\b.*: Video: rawvideo, bgra\b", re.DOTALL)
 # Drawings of characters: ffmpeg takes any list.txt for one.
 TEXT_CODECS = ("ansi", "bintext", "idf", "xbin")
 # A file of JPEGs, one after the other: which name it gets depends on their sizes.
@@ -274,6 +276,7 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     if stream["codec"] in TEXT_CODECS:
         return VideoInfo()
     decoder = ALPHA_DECODERS.get(stream["codec"]) if ALPHA_BESIDE.search(text) else None
+    has_alpha = HAS_ALPHA.match(stream["format"]) is not None and BITMAPS.search(text) is None
     about = stream["about"] or ""
     colours = COLOURS.search(about)
     interlaced = INTERLACED.search(about) is not None
@@ -286,7 +289,7 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
             fps = min(fps, stated)
     return VideoInfo(
         fps=fps,
-        alpha=decoder is not None or HAS_ALPHA.match(stream["format"]) is not None,
+        alpha=decoder is not None or has_alpha,
         codec=stream["codec"],
         size=size,
         decoder=decoder,

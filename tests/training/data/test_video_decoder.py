@@ -491,6 +491,20 @@ def test_alpha_of_a_video_and_of_its_frames_agree_to_the_bit(tmp_path):
     assert np.array_equal(np.asarray(frame)[..., 0], opaque)
 
 
+@pytest.mark.parametrize("name", ["a.avi", "a.mkv"])
+def test_the_fourth_byte_of_an_uncompressed_windows_video_is_no_alpha(name, tmp_path):
+    levels = np.full([4, 2, 16, 4], (30, 20, 10, 0), dtype=np.uint8)  # blue, green, red, unused
+    levels[1:, ..., :3] += np.array([100, 150, 200], dtype=np.uint8)[:, None, None, None]
+    (tmp_path / "pixels").write_bytes(levels.tobytes())
+    raw = ("-f", "rawvideo", "-pix_fmt", "bgra", "-s", "16x2", "-r", "5", "-i", tmp_path / "pixels")
+    avi = ("-c:v", "rawvideo", "-pix_fmt", "bgra", "-vtag", "0")
+    run_ffmpeg(*raw, *avi, *(("-allow_raw_vfw", "1") if name == "a.mkv" else ()), tmp_path / name)
+    frames, _ = finish(decode_video(str(tmp_path / name)))
+    assert np.array_equal(frames, levels[..., 2::-1])
+    run_ffmpeg(*raw, "-c:v", "ffv1", "-pix_fmt", "bgra", tmp_path / "alpha.mkv")
+    assert not np.any(finish(decode_video(str(tmp_path / "alpha.mkv")))[0])
+
+
 def test_alpha_that_comes_with_a_later_frame(tmp_path):
     pixels = np.full([16, 16, 4], 255, dtype=np.uint8)
     pixels[:, :8, 3] = 0
