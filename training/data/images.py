@@ -2,11 +2,23 @@
 
 import io
 import math
+import os
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["Square", "centre_square", "cut_square", "decode_image", "fit_square", "image_size", "to_rgb"]
+from training.data.names import MOVIE_SUFFIXES
+
+__all__ = [
+    "Square",
+    "centre_square",
+    "cut_square",
+    "decode_image",
+    "fit_square",
+    "image_size",
+    "is_image_file",
+    "to_rgb",
+]
 
 ORIENTATION = 0x0112  # EXIF
 TURNS = {
@@ -46,6 +58,20 @@ def decode_image(data: bytes) -> Image.Image:
         if image.format == "WEBP" and data.endswith(bytes(MOST_ZEROS)):
             raise OSError("its end consists of zeros: it was not copied completely")
         return to_rgb(image)
+
+
+def is_image_file(path: str) -> bool:
+    """True for a file that is an image; False for animations (GIF, PNG, WebP), for all other files, and for none.
+
+    A file with a suffix of videos is none: a video of JPEGs begins as a JPEG does.
+    """
+    if not os.path.isfile(path) or path.lower().endswith(MOVIE_SUFFIXES):
+        return False
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.format not in ("GIF", "PNG", "WEBP") or not image.is_animated
+    except Exception:  # Pillow raises any exception for damaged headers
+        return False
 
 
 def image_size(data: bytes) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from dnnlib import UserError, find_ffmpeg, one_line, temporary
 from training.data.frame_timing import TIE, EvenFrames, even_frames, held_frames, mean_rate
+from training.data.images import is_image_file
 from training.data.names import MOVIE_SUFFIXES
 
 __all__ = [
@@ -57,8 +58,6 @@ HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuy
 BITMAPS = re.compile(r"Input #0, (?:avi|asf|matroska|wtv)\b.*: Video: rawvideo, bgra\b", re.DOTALL)
 # Drawings of characters: ffmpeg takes any list.txt for one.
 TEXT_CODECS = ("ansi", "bintext", "idf", "xbin")
-# A file of JPEGs, one after the other: which name it gets depends on their sizes.
-JPEGS = re.compile(r"Input #0, (?:jpeg_pipe|mjpeg),")
 # WebM stores alpha in side data, which ffmpeg's own decoders ignore.
 ALPHA_BESIDE = re.compile(r"alpha_mode\s*: 1\b")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -129,7 +128,6 @@ class VideoInfo:
         turning: ffmpeg's filters for the rotation of deinterlaced frames by the metadata; None if they are unknown.
         more_streams: True if there are other video streams, which are not decoded.
         other_decoders: ffmpeg's names of the decoders of sound and subtitles.
-        picture: True for a camera's JPEG: others in it are previews, gain maps, or those of another eye.
         dolby_vision: True for colours that only Dolby Vision can decode.
         timing: The frames at even time steps; None if the frame rate is constant.
         untimed: The reason why a variable frame rate is unknown; None for most.
@@ -146,7 +144,6 @@ class VideoInfo:
     turning: tuple[str, ...] | None = ()
     more_streams: bool = False
     other_decoders: frozenset[str] = frozenset()
-    picture: bool = False
     dolby_vision: bool = False
     timing: EvenFrames | None = None
     untimed: str | None = None
@@ -225,7 +222,7 @@ def is_video_file(path: str) -> bool:
     """True for a video file; False for a folder or a zip, whose name may have any suffix, or for nothing.
 
     Raises:
-        UserError: It is a file of another kind: neither has it a suffix of videos nor can ffmpeg read it.
+        UserError: It is an image, or a file of another kind: neither has it a suffix of videos nor can ffmpeg read it.
     """
     if not os.path.isfile(path) or path.lower().endswith(".zip"):
         return False
@@ -233,6 +230,8 @@ def is_video_file(path: str) -> bool:
         return True
     if zipfile.is_zipfile(path):
         return False
+    if is_image_file(path):
+        raise UserError(f"'{path}' is a single image: give a video, a folder or a zip.")
     info = probe_video(path)
     if info.size is None and info.fps is None:
         raise UserError(
@@ -298,7 +297,6 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
         turning=_find_turning(path) if interlaced and ROTATED.search(text) else (),
         more_streams=len(streams) > 1,
         other_decoders=frozenset(name for names in OTHER_STREAMS.findall(text) for name in names if name),
-        picture=JPEGS.search(text) is not None and not path.lower().endswith(MOVIE_SUFFIXES),
         dolby_vision=DOLBY_VISION.search(text) is not None,
         timing=timing,
         untimed=untimed,
@@ -391,7 +389,6 @@ def decode_video(
     if os.path.exists(path) and not os.path.isfile(path):
         raise BrokenVideo(f"Cannot decode '{path}': it is not a regular file.")  # a pipe might never end
     info = probe_video(path)
-    limit = 1 if info.picture else limit
     if info.dolby_vision:
         raise BrokenVideo(
             f"Cannot decode '{path}': its colours are in Dolby Vision without a base layer in HDR10 or HLG; convert it "

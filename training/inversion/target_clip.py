@@ -11,7 +11,7 @@ from PIL import Image
 from dnnlib import UserError
 from training.data.crops import Crop, OutsideRectangle
 from training.data.frame_store import FrameStore, Video, describe_disorder
-from training.data.images import cut_square
+from training.data.images import cut_square, decode_image, is_image_file
 from training.data.video_decoder import BrokenVideo, decode_video, describe_remarks, is_video_file
 
 __all__ = ["MAX_FRAMES", "read_clip"]
@@ -74,6 +74,9 @@ def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:
     """The frames at their original size."""
     if not os.path.exists(path):
         raise UserError(f"--clip: there is no file or folder '{path}'.")
+    if is_image_file(path):
+        yield _read_image(path)
+        return
     if is_video_file(path):
         remarks = yield from decode_video(path, stride=stride, limit=limit)
         for line in describe_remarks([remarks]):
@@ -85,6 +88,16 @@ def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:
     if pair is not None:
         click.echo(f"--clip: the frames are {describe_disorder(video.path, pair)}.", err=True)
     yield from (store.read_frame(video, index) for index in itertools.islice(range(0, len(video), stride), limit))
+
+
+def _read_image(path: str) -> Image.Image:
+    try:
+        with open(path, "rb") as file:
+            return decode_image(file.read())
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise any exception for damaged data
+        raise UserError(f"--clip: Cannot read the image '{path}' ({error}): replace it.") from error
 
 
 def _only_video(store: FrameStore) -> Video:

@@ -296,6 +296,12 @@ def test_source_is_another_kind_of_file(tmp_path, name):
     assert message.startswith(f"'{tmp_path / name}' is neither a video, a folder nor a zip: give one of them")
 
 
+def test_source_is_an_image(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "photo.jpg")
+    message = f"'{tmp_path / 'photo.jpg'}' is a single image: give a video, a folder or a zip."
+    assert failure(tmp_path / "out", source=str(tmp_path / "photo.jpg")) == message
+
+
 def test_source_is_a_list_of_videos(tmp_path):
     """ffmpeg takes long texts for drawings of characters."""
     source = tmp_path / "list.txt"

@@ -18,6 +18,7 @@ from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_gener
 from torch_utils.rng import RandomStream
 from torch_utils.torchscript import load_torchscript
 from training.data.crops import Crop
+from training.data.images import decode_image
 from training.data.names import IMAGE_SUFFIXES
 from training.inversion import initialize, projector, target_clip
 from training.inversion.candidates import CandidateVideos, Weights
@@ -500,7 +501,7 @@ def test_clips_from_a_folder_a_parent_folder_and_a_video(tmp_path):
 
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
-    """Upright, as a frame in a folder is."""
+    """Upright, and to the bit the frame that it is in a folder."""
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     image = Image.new("RGB", (16, 24), (200, 100, 50))
@@ -510,8 +511,7 @@ def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
     image.save(path, **({} if suffix == ".bmp" else {"exif": exif}))
     clip = read_clip(path, 16)
     assert clip.shape == (1, 3, 16, 16)
-    expected = read_clip(tmp_path / "frames", 16)
-    assert np.abs(clip.astype(int) - expected).mean() < 4  # colours of JPEG and WebP are enlarged differently
+    assert np.array_equal(clip, read_clip(tmp_path / "frames", 16))
     left, right = clip[0, 0, 8, [1, 14]].tolist()
     if suffix != ".bmp":
         assert left > 180 and right < 20
@@ -524,6 +524,34 @@ def test_other_pictures_in_a_jpeg_are_no_frames(tmp_path, size):
     Image.new("RGB", (24, 24), (120, 120, 120)).save(path, "MPO", save_all=True, append_images=[other])
     clip = read_clip(path, 16)
     assert clip.shape == (1, 3, 16, 16) and np.abs(clip.astype(int) - 120).max() < 4
+
+
+def test_images_have_the_faults_of_frames(tmp_path):
+    """ffmpeg reads some of them as black, or as something else, without a message."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, [64, 64, 3], dtype=np.uint8))
+    noise.save(tmp_path / "jpeg.tif", compression="jpeg")
+    clip = read_clip(tmp_path / "jpeg.tif", 64)[0].transpose(1, 2, 0)
+    assert np.array_equal(clip, decode_image((tmp_path / "jpeg.tif").read_bytes())) and clip.mean() > 100
+    noise.save(tmp_path / "cut.jpg")
+    data = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2] + bytes(len(data) // 2))
+    Image.fromarray(np.zeros([16, 16], dtype=np.uint16)).save(tmp_path / "signed.tif", tiffinfo={339: 2})
+    noise.save(tmp_path / "pages.tif", save_all=True, append_images=[noise])
+    for name, reason in [
+        ("cut.jpg", "its end consists of zeros: it was not copied completely"),
+        ("signed.tif", "it holds signed values: write them as 8 or 16 bits without a sign"),
+        ("pages.tif", "it holds 2 images: write them to files of their own"),
+    ]:
+        with pytest.raises(dnnlib.UserError) as caught:
+            read_clip(tmp_path / name, 16)
+        assert str(caught.value) == f"--clip: Cannot read the image '{tmp_path / name}' ({reason}): replace it."
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_an_animation_is_a_clip_of_all_its_frames(tmp_path, kind):
+    images = [Image.new("RGB", (16, 16), (60 * i, 0, 0)) for i in range(4)]
+    images[0].save(tmp_path / "a", kind, save_all=True, append_images=images[1:], duration=100)
+    assert np.abs(read_clip(tmp_path / "a", 16)[:, 0, 8, 8].astype(int) - [0, 60, 120, 180]).max() < 3
 
 
 def test_the_square_is_the_centre_or_as_asked_for(tmp_path):
