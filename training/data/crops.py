@@ -43,6 +43,7 @@ __all__ = [
     "CropPlan",
     "OutsideRectangle",
     "UnfitBoxes",
+    "are_fractions",
     "crop_words",
     "parse_rectangle",
     "read_boxes",
@@ -204,11 +205,16 @@ class CropPlan:
             )
 
     def _require_inside(self, size: tuple[int, int]) -> None:
-        """Check that every box overlaps the frame: others would be moved to one of its corners."""
+        """Check that every box overlaps the frame, or it would be moved to a corner, and that boxes are in pixels."""
         outside = np.flatnonzero((self._boxes[:, :2] >= size).any(axis=1) | (self._boxes[:, 2:] <= 0).any(axis=1))
         if len(outside):
             raise UnfitBoxes(
                 f"Box {outside[0]} of '{self._path}' lies outside of its frames, which have {size[0]}×{size[1]} pixels."
+            )
+        if are_fractions(self._boxes[:, 2:], size):
+            raise UnfitBoxes(
+                f"The boxes of '{self._path}' look like fractions of its frames: multiply them by {size[0]} and "
+                f"{size[1]} to give them in pixels."
             )
 
     def check_length(self, frames: int) -> None:
@@ -222,6 +228,11 @@ class CropPlan:
                 f"The file of boxes has {len(self._boxes)} boxes for '{self._path}', which has no more than {frames} "
                 "frame(s)."
             )
+
+
+def are_fractions(points: np.ndarray, size: tuple[int, int]) -> bool:
+    """True if positions [n, 2] look like fractions of a frame: none lies beyond the second pixel. NaN is left out."""
+    return bool(np.nanmax(points) < 2 <= min(size))
 
 
 def squares_from_boxes(

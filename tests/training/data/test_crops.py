@@ -192,3 +192,22 @@ def test_a_box_outside_of_the_frame_is_no_box(box):
     boxes = Boxes(by_path={"v": np.array([[1.0, 2, 5, 6], box])}, digest="", scale=1, smoothing=0)
     with pytest.raises(BrokenVideo, match="^Box 1 of 'v' lies outside of its frames, which have 100×80 pixels.$"):
         Crop(boxes=boxes).plan("v").square(0, (100, 80))
+
+
+FRACTIONS = "^The boxes of 'v' look like fractions of its frames: multiply them by 100 and 80 to give them in pixels.$"
+
+
+@pytest.mark.parametrize("rows", [[[0.3, 0.2, 0.6, 0.7]], [[0.3, 0.2, 0.6, 0.7], [np.nan] * 4, [0.5, -0.1, 1.02, 1]]])
+def test_boxes_are_no_fractions_of_the_frame(rows):
+    boxes = Boxes(by_path={"v": np.array(rows)}, digest="", scale=1, smoothing=0)
+    with pytest.raises(BrokenVideo, match=FRACTIONS):
+        Crop(boxes=boxes).plan("v").square(0, (100, 80))
+    clip = Clip(first=0, frames=len(rows), boxes=np.array(rows), roll=np.zeros(1), cameras=None)
+    with pytest.raises(BrokenVideo, match=FRACTIONS):
+        Crop(boxes=boxes).clip_plan("v", clip).square(0, (100, 80))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2)])
+def test_a_box_of_the_whole_of_a_tiny_frame(size):
+    boxes = Boxes(by_path={"v": np.array([[0.0, 0, *size]])}, digest="", scale=1, smoothing=0)
+    assert Crop(boxes=boxes).plan("v").square(0, size) == (0, 0, size[0])

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib import UserError, atomic_write, is_number
+from training.data.crops import are_fractions
 from training.data.names import listed_path
 from training.dataset_tool.faces.head_pose import HEAD
 
@@ -128,14 +129,20 @@ def parse_video(content: Any, *, names: int, where: str) -> VideoDetections:
         raise UserError(f"{where}: cuts must be numbers of frames, got {cuts!r:.40}.")
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, list) for frame in frames):
         raise UserError(f"{where} must have a list of detections for every frame.")
-    return VideoDetections(
-        size=(int(size[0]), int(size[1])),
-        cuts=tuple(sorted(cuts)),
-        frames=[
-            [_detection(item, names=names, where=f"{where}, frame {number}") for item in frame]
-            for number, frame in enumerate(frames)
-        ],
-    )
+    detections = [
+        [_detection(item, names=names, where=f"{where}, frame {number}") for item in frame]
+        for number, frame in enumerate(frames)
+    ]
+    width, height = map(int, size)
+    corners = [[detection.box[2:]] for frame in detections for detection in frame]
+    points = [detection.points[:, :2] for frame in detections for detection in frame if names]
+    for kind, positions in (("boxes", corners), ("points", points)):
+        if positions and are_fractions(np.concatenate(positions), (width, height)):
+            raise UserError(
+                f"{where}: the {kind} look like fractions of the frame: multiply them by {width} and {height} to give "
+                "them in pixels."
+            )
+    return VideoDetections(size=(width, height), cuts=tuple(sorted(cuts)), frames=detections)
 
 
 def _detection(item: Any, *, names: int, where: str) -> Detection:

@@ -274,6 +274,18 @@ def test_detections_of_a_video(movies, tmp_path):
         ({"videos": {"v": {"size": [8, 8], "frames": [[{"box": [0, 0, 10**400, 9]}]]}}}, "frame 0: a box must be"),
         ({"videos": {"v": {"size": [8, 8], "frames": [[{"score": 95}]]}}}, "the score must be a number from 0 to 1"),
         (
+            {"names": [], "videos": {"v": {"size": [80, 60], "frames": [[], [{"box": [0.3, 0.2, 0.5, 0.7]}]]}}},
+            "'v': the boxes look like fractions of the frame: multiply them by 80 and 60 to give them in pixels.$",
+        ),
+        (
+            {
+                "videos": {
+                    "v": {"size": [80, 60], "frames": [[{"box": [24, 12, 40, 42], "points": [[0.4, 0.5, 0]] * 18}]]}
+                }
+            },
+            "'v': the points look like fractions of the frame: multiply them by 80 and 60 to give them in pixels.$",
+        ),
+        (
             {"videos": {"v": {"size": [8, 8], "frames": [[{"box": [0, 0, 2, 9], "points": [[1, 2]]}]]}}},
             "frame 0: there must be 18 points .x, y, depth., one for each name",
         ),
