@@ -3,6 +3,9 @@
 import io
 import math
 import os
+import re
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -33,6 +36,8 @@ TURNS = {
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0153  # TIFF
 WHITE_IS_ZERO, SIGNED, FLOAT = 0, 2, 3
 SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG: start of the pixels, end of the image; pixels hold neither
+HDR = {16: "PQ", 18: "HLG"}  # transfer functions of ITU-T H.273
+HDR_PROFILE = re.compile(rb"cicp\0{4}.(?P<transfer>[\x10\x12])", re.DOTALL)  # ICC
 MOST_ZEROS = 512  # bytes at the end of a WebP file; whole ones had up to 104
 
 # Those of training.data.names, and GIF, which is often found under their suffixes. With Pillow's other formats a file
@@ -43,7 +48,7 @@ Square = tuple[float, float, float]  # left, top, side in pixels
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """An encoded image as RGB with 8 bits; see to_rgb. Damaged data and files of several images raise an exception."""
+    """An encoded image as RGB with 8 bits; see to_rgb. Damaged data, HDR and several images raise an exception."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -57,7 +62,33 @@ def decode_image(data: bytes) -> Image.Image:
             raise OSError("its end consists of zeros: it was not copied completely")
         if image.format == "WEBP" and data.endswith(bytes(MOST_ZEROS)):
             raise OSError("its end consists of zeros: it was not copied completely")
+        if image.format == "PNG":
+            _check_png(data)
+        if (found := HDR_PROFILE.search(image.info.get("icc_profile") or b"")) is not None:
+            _refuse_hdr(found["transfer"][0])
         return to_rgb(image)
+
+
+def _check_png(data: bytes) -> None:
+    """Compare the checksums of a PNG's pixels, which Pillow leaves out, and refuse HDR.
+
+    Raises:
+        OSError: It is damaged, or HDR.
+    """
+    view, start = memoryview(data), 8
+    while start + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 8 + length
+        if kind == b"IDAT" and zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise OSError("it is damaged or incomplete: its checksum differs")
+        if kind == b"cICP":
+            _refuse_hdr(data[start + 9])
+        start = end + 4
+
+
+def _refuse_hdr(transfer: int) -> None:
+    if transfer in HDR:
+        raise OSError(f"it is HDR ({HDR[transfer]}): write it as SDR, or give the video that it was taken from")
 
 
 def is_image_file(path: str) -> bool:

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import PIL
 import pytest
-from PIL import EpsImagePlugin, Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from training.data.images import cut_square, decode_image, fit_square, image_size, to_rgb
 
@@ -16,14 +16,15 @@ from training.data.images import cut_square, decode_image, fit_square, image_siz
 # Decoding
 
 
-def png(depth, colour_type, row, transparent):
-    """A PNG of one row, with a transparent colour unless that is None, which Pillow does not write in these depths."""
+def png(depth, colour_type, row, transparent=None, colours=None):
+    """A PNG of one row, with a transparent colour and a cICP chunk unless they are None; Pillow does not write them."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", 2, 1, depth, colour_type, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
+    parts = ((b"IHDR", header), (b"cICP", colours), (b"tRNS", transparent))
+    parts += ((b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts if part[1] is not None)
 
 
@@ -174,6 +175,44 @@ def test_webps_that_end_in_zeros(lossless):
     assert decode_image(whole).size == (64, 64)
     with pytest.raises(OSError, match="its end consists of zeros: it was not copied completely"):
         decode_image(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+
+
+def test_one_wrong_bit_in_a_png(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 40, [128, 128, 3], dtype=np.uint8)
+    stream = io.BytesIO()
+    monkeypatch.setattr(ImageFile, "MAXBLOCK", 4096)  # bytes of a chunk
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)
+    data = stream.getvalue()
+    assert data.count(b"IDAT") > 5 and np.array_equal(np.asarray(decode_image(data)), pixels)
+    for position in range(data.index(b"IDAT") + 4, len(data) - 12, 50):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        with pytest.raises(OSError):
+            decode_image(bytes(damaged))
+    damaged[position] ^= 1 << position % 8
+    damaged[-20] ^= 1  # the last bytes of the pixels: without the checksum they are wrong, and no more
+    with pytest.raises(OSError) as error:
+        decode_image(bytes(damaged))
+    assert str(error.value) == "it is damaged or incomplete: its checksum differs"
+
+
+@pytest.mark.parametrize("transfer, name", [(16, "PQ"), (18, "HLG"), (13, None)])
+def test_hdr_images_are_refused(transfer, name):
+    """ffmpeg marks frames of HDR videos so; colour profiles (ICC) may hold the same."""
+    stream = io.BytesIO()
+    profile = (
+        b"desc" + bytes(124) + b"cicp" + struct.pack(">I", 144) + bytes(8) + b"cicp" + bytes([0, 0, 0, 0, 9, transfer])
+    )
+    Image.new("RGB", (8, 8), (200, 100, 50)).save(stream, "JPEG", icc_profile=profile + b"\0\1")
+    marked = png(16, 2, struct.pack(">6H", *[0x8080] * 6), colours=bytes([9, transfer, 0, 1]))
+    for data in (marked, stream.getvalue()):
+        if name is None:
+            assert decode_image(data).mode == "RGB"
+            continue
+        with pytest.raises(OSError) as error:
+            decode_image(data)
+        message = f"it is HDR ({name}): write it as SDR, or give the video that it was taken from"
+        assert str(error.value) == message
 
 
 # ----------------------------------------------------------------------------------------------------------------------
