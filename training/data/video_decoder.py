@@ -56,6 +56,8 @@ SAME_RATE = 0.01  # relative difference of rates that count as equal: of time st
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
 # Of uncompressed pictures of Windows (BI_RGB, which has no tag) the fourth byte is unused, and often 0.
 BITMAPS = re.compile(r"Input #0, (?:avi|asf|matroska|wtv)\b.*: Video: rawvideo, bgra\b", re.DOTALL)
+# Pictures in tiles and sequences, of which ffmpeg gives only the first tile or picture, and alpha as another stream.
+HEIF = re.compile(rb".{4}ftyp(?:avi[fs]|he[iv][cmsx]|mif[12]|msf1)", re.DOTALL)
 # Drawings of characters: ffmpeg takes any list.txt for one.
 TEXT_CODECS = ("ansi", "bintext", "idf", "xbin")
 # WebM stores alpha in side data, which ffmpeg's own decoders ignore.
@@ -222,7 +224,8 @@ def is_video_file(path: str) -> bool:
     """True for a video file; False for a folder or a zip, whose name may have any suffix, or for nothing.
 
     Raises:
-        UserError: It is an image, or a file of another kind: neither has it a suffix of videos nor can ffmpeg read it.
+        UserError: It is an image, HEIF, or a file of another kind: neither has it a suffix of videos nor can ffmpeg
+            read it.
     """
     if not os.path.isfile(path) or path.lower().endswith(".zip"):
         return False
@@ -232,6 +235,9 @@ def is_video_file(path: str) -> bool:
         return False
     if is_image_file(path):
         raise UserError(f"'{path}' is a single image: give a video, a folder or a zip.")
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if HEIF.match(file.read(12)):
+            raise UserError(f"'{path}' is in HEIF or AVIF format: convert it to PNG, or to MP4 if it is a sequence.")
     info = probe_video(path)
     if info.size is None and info.fps is None:
         raise UserError(

@@ -302,6 +302,16 @@ def test_source_is_an_image(tmp_path):
     assert failure(tmp_path / "out", source=str(tmp_path / "photo.jpg")) == message
 
 
+@pytest.mark.parametrize("frames", [1, 4])
+def test_source_is_avif(tmp_path, frames):
+    """Of a sequence, ffmpeg would give the first picture alone."""
+    source = tmp_path / "a.avif"
+    images = [Image.new("RGB", (16, 16), (60 * i, 0, 0)) for i in range(frames)]
+    images[0].save(source, save_all=True, append_images=images[1:])
+    message = f"'{source}' is in HEIF or AVIF format: convert it to PNG, or to MP4 if it is a sequence."
+    assert failure(tmp_path / "out", source=str(source)) == message
+
+
 def test_source_is_a_list_of_videos(tmp_path):
     """ffmpeg takes long texts for drawings of characters."""
     source = tmp_path / "list.txt"

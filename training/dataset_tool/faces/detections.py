@@ -134,8 +134,8 @@ def parse_video(content: Any, *, names: int, where: str) -> VideoDetections:
         for number, frame in enumerate(frames)
     ]
     width, height = map(int, size)
-    corners = [[detection.box[2:]] for frame in detections for detection in frame]
-    points = [detection.points[:, :2] for frame in detections for detection in frame if names]
+    corners = [[item.box[2:]] for frame in detections for item in frame]
+    points = [item.points[:, :2] for frame in detections for item in frame if item.points is not None]
     for kind, positions in (("boxes", corners), ("points", points)):
         if positions and are_fractions(np.concatenate(positions), (width, height)):
             raise UserError(
