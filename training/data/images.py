@@ -75,8 +75,8 @@ def _check_png(data: bytes) -> None:
     Raises:
         OSError: It is damaged, or HDR.
     """
-    view, start = memoryview(data), 8
-    while start + 12 <= len(data):
+    view, start, kind = memoryview(data), 8, b""
+    while start + 12 <= len(data) and kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, start)
         end = start + 8 + length
         if kind == b"IDAT" and zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):

@@ -50,7 +50,8 @@ TRACK_HEADER = re.compile(rb"tkhd.{40}(?P<rows>.{24})", re.DOTALL)
 QUARTER_TURNS = {(1, -1): "clock", (-1, 1): "cclock", (-1, -1): "clock_flip", (1, 1): "cclock_flip"}
 STRAIGHT = 0.017  # tangent of one degree
 FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) fps\b")
-RAW = re.compile(r", 1200k tbn\b")  # the units of a stream without a container, of which ffmpeg guesses the rate
+# The units of a stream without a container, of which ffmpeg guesses the rate; MOV and MP4 may keep them.
+RAW = re.compile(r"Input #0, (?!mov,).*, 1200k tbn\b", re.DOTALL)
 SAME_RATE = 0.01  # relative difference of rates that count as equal: of time stamps, as stated, and as requested
 # Pixel formats with alpha, and RGB formats: the frames of a stream of PNGs, for instance, may differ in it.
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
@@ -306,7 +307,7 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
         dolby_vision=DOLBY_VISION.search(text) is not None,
         timing=timing,
         untimed=untimed,
-        raw=RAW.search(line) is not None,
+        raw=RAW.search(text) is not None,
     )
 
 

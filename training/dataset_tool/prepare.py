@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -101,6 +102,8 @@ def prepare(
         clip_frames = nframes
     if fps is not None and not (is_number(fps) and FRAME_RATE.min <= fps <= FRAME_RATE.max):
         raise UserError(f"fps must be a number from {FRAME_RATE.min} to {FRAME_RATE.max}, got {fps!r:.40}.")
+    if fps is not None:
+        fps = int(fps) if fps == int(fps) else float(fps)  # 25.0 is 25 in stamps and messages
     check_lengths(nframes=nframes, clip_frames=clip_frames, max_frames=max_frames)
     check_out(out, source, overwrite=overwrite, shape=shape)
     out = os.path.realpath(out)
@@ -226,13 +229,15 @@ def _require_rate(crop: Crop, fps: float | None) -> None:
     counted = {path: None for path, boxes in crop.boxes.by_path.items() if len(boxes) > 1}
     rates = [*counted.items(), *((path, clip.fps) for path, clips in crop.boxes.clips.items() for clip in clips)]
     for path, rate in rates:
-        if rate is not None and rate != fps:
+        # The messages round the rate, and files may have it rounded.
+        if rate == fps or (rate is not None and fps is not None and math.isclose(rate, fps, rel_tol=1e-5)):
+            continue
+        if rate is not None:
             raise UserError(f"The file of boxes counts frames of '{path}' at {rate:g} per second: use --fps {rate:g}.")
-        if rate != fps:
-            raise UserError(
-                f"The file of boxes counts the frames of '{path}' itself, not those of --fps {fps:g}: leave --fps out, "
-                f'or give clips with "fps": {fps:g}.'
-            )
+        raise UserError(
+            f"The file of boxes counts the frames of '{path}' itself, not those of --fps {fps:g}: leave --fps out, "
+            f'or give clips with "fps": {fps:g}.'
+        )
 
 
 def _require_entries(among: SourceSet, crop: Crop) -> None:

@@ -194,6 +194,8 @@ def test_one_wrong_bit_in_a_png(monkeypatch):
     with pytest.raises(OSError) as error:
         decode_image(bytes(damaged))
     assert str(error.value) == "it is damaged or incomplete: its checksum differs"
+    behind = struct.pack(">I4sI", 0, b"IDAT", 0)  # with a wrong checksum
+    assert np.array_equal(np.asarray(decode_image(data + behind)), pixels)  # what follows the end is no part of it
 
 
 @pytest.mark.parametrize("transfer, name", [(16, "PQ"), (18, "HLG"), (13, None)])

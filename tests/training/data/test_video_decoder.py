@@ -283,6 +283,9 @@ def test_rates_that_cannot_be_had(tmp_path, steady):
         assert str(raised.value) == (
             f"The frame rate of '{tmp_path / name}' is unknown (no time stamps), so it cannot be changed to 5."
         )
+    copied = str(tmp_path / "copied.mp4")  # whose time stamps have the units of the stream
+    run_ffmpeg("-framerate", 25, "-i", tmp_path / "a.h264", "-c", "copy", copied)
+    assert len(finish(decode_video(copied, fps=5))[0]) == math.ceil(20 * 5 / 25)
     pause = str(tmp_path / "pause.mkv")
     run_ffmpeg("-i", steady, "-vf", "setpts='(N+gte(N,10)*20000)/10/TB'", "-fps_mode", "vfr", pause)
     with pytest.raises(UnfitRate) as raised:

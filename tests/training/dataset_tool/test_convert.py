@@ -1057,7 +1057,7 @@ def test_an_interrupted_conversion_goes_on_at_its_rate_only(movies, tmp_path, mo
         with pytest.raises(UserError, match=rf"an unfinished dataset made with fps 5, not {word}: repeat that"):
             prepare_frames(movies, tmp_path / "out", fps=fps, nframes=2)
     done = converted(monkeypatch)
-    prepare_frames(movies, tmp_path / "out", fps=5, nframes=2)
+    prepare_frames(movies, tmp_path / "out", fps=5.0, nframes=2)
     assert done == ["c", "d", "e"]
 
 
@@ -1097,6 +1097,7 @@ def test_boxes_of_another_rate_are_refused(rates, tmp_path):
     store = FrameStore(tmp_path / "out")
     assert grays(store.read_frame(store.videos[0], k) for k in range(5)) == AT_TEN["25.mp4"][1:]
     assert result(box, 10)[0]["frames"] == 6
+    assert result([clip | {"fps": 30000 / 3001}], 9.99667)[0]["frames"] == 5  # as the message says it
     assert "'25.mp4, clip 0': fps must be a number of frames per second, got 0." in result([clip | {"fps": 0}], 10)
 
 
