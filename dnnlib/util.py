@@ -205,6 +205,13 @@ def exclusive_lock(path: str | os.PathLike, *, busy: str | None = None) -> Itera
         UserError: Another process holds the lock, and `busy` is given.
         OSError: The path cannot be opened.
     """
+    with _lock(path, fcntl.LOCK_EX, busy) as held:
+        yield held
+
+
+@contextlib.contextmanager
+def _lock(path: str | os.PathLike, operation: int, busy: str | None) -> Iterator[bool]:
+    """`exclusive_lock`, or with LOCK_SH a lock that several processes may share, but none with an exclusive one."""
     try:
         descriptor = os.open(path, os.O_RDWR)  # NFS locks only files that may be written to
     except IsADirectoryError:
@@ -213,7 +220,7 @@ def exclusive_lock(path: str | os.PathLike, *, busy: str | None = None) -> Itera
     try:
         held = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, operation | (fcntl.LOCK_NB if busy is not None else 0))
         except BlockingIOError as error:
             raise UserError(busy) from error
         except OSError as error:
@@ -227,7 +234,7 @@ def exclusive_lock(path: str | os.PathLike, *, busy: str | None = None) -> Itera
             os.close(descriptor)
 
 
-_locks: set[int] = set()  # open descriptors of exclusive_lock
+_locks: set[int] = set()  # open descriptors of _lock
 
 
 def _close_locks() -> None:
@@ -261,6 +268,8 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
 def made_folder(path: str | os.PathLike) -> Iterator[None]:
     """Make a folder while the block runs, unless it exists; of the folders made, empty ones are removed afterwards.
 
+    Those that another process has locked stay.
+
     Raises:
         OSError: It cannot be made.
     """
@@ -271,13 +280,16 @@ def made_folder(path: str | os.PathLike) -> Iterator[None]:
         yield
     finally:
         for place in made:
-            with contextlib.suppress(OSError):  # it is not empty, or gone
-                os.rmdir(place)
+            with contextlib.suppress(OSError, UserError):  # it is not empty, in use, or gone
+                with exclusive_lock(place, busy="in use"):
+                    os.rmdir(place)
 
 
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike) -> Iterator[None]:
     """`made_folder` for the folder that the option --outdir of a command names.
+
+    Several commands may write there. An empty folder is locked, so that it stays when the one that made it fails.
 
     Raises:
         UserError: It cannot be made, or not be written to.
@@ -289,6 +301,9 @@ def output_folder(path: str | os.PathLike) -> Iterator[None]:
             raise UserError(f"--outdir: cannot make the folder {os.fspath(path)}: {error.strerror}.") from error
         if not os.access(path, os.W_OK | os.X_OK):
             raise UserError(f"--outdir: no permission to write in {os.fspath(path)}.")
+        with contextlib.suppress(OSError, UserError):
+            if not os.listdir(path):  # a training that is continued in a folder needs its lock alone
+                stack.enter_context(_lock(path, fcntl.LOCK_SH, "in use"))
         yield
 
 

@@ -124,7 +124,7 @@ class Evaluator:
     def check(self, names: Sequence[str]) -> None:
         """Raise the error of the first metric that cannot be computed of these videos, before any is computed.
 
-        Every network is tried on a generated sample.
+        Every network is tried on two generated samples, since a batch of one may lose its first dimension in a network.
 
         Raises:
             UserError: Unknown metric, missing or unsuitable samples, a detector that does not fit, or a cache that
@@ -144,7 +144,7 @@ class Evaluator:
                 _require_samples(metric, samples, "fake")
                 selection = json.dumps(_selection("fake", metric))
                 if selection not in first:
-                    first[selection] = samples.load([0])
+                    first[selection] = samples.load(range(min(2, len(samples))))
                 self._network(metric)(first[selection])
 
     def evaluate(self, name: str, *, together: Sequence[str] = ()) -> dict[str, Any]:

@@ -232,9 +232,10 @@ class CameraPrior:
         device = next((value.device for value in values.values() if isinstance(value, torch.Tensor)), "cpu")
         for name, value in values.items():
             try:
-                tensors.append(torch.as_tensor(value, dtype=torch.float64, device=device).reshape(-1))
+                tensor = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise ValueError(f"{name} must be one or more numbers, got {shown(value)}.") from error
+            tensors.append(tensor.to(device))  # outside: a full GPU is no wrong number
             if not tensors[-1].isfinite().all():
                 raise ValueError(f"{name} must be finite, got {shown(value)}.")
         if len({len(tensor) for tensor in tensors} - {1}) > 1:

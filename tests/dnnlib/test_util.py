@@ -380,6 +380,21 @@ def test_folders_that_a_block_makes_and_leaves_empty_are_removed(tmp_path, monke
     assert sorted(map(str, Path("new").rglob("*"))) == ["new/deep", "new/deep/other"]
 
 
+def test_a_results_folder_stays_for_the_other_command_that_uses_it(tmp_path):
+    folder = tmp_path / "new" / "out"
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        first.enter_context(dnnlib.output_folder(folder))
+        second.enter_context(dnnlib.output_folder(folder))
+        first.close()  # the one that made it, with an error
+        (folder / "a.png").touch()
+
+
+def test_a_training_may_be_continued_in_a_folder_of_results(tmp_path):
+    (tmp_path / "state.pt").touch()
+    with dnnlib.output_folder(tmp_path), dnnlib.exclusive_lock(tmp_path, busy="somebody is there") as held:
+        assert held
+
+
 def test_a_results_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(dnnlib.UserError) as caught, dnnlib.output_folder(tmp_path / "file" / "a"):

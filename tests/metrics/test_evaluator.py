@@ -205,6 +205,23 @@ def test_errors_are_those_of_the_metric_that_is_evaluated(tmp_path, detectors):
         assert str(error.value) == f"together must be a list of names of metrics, got {wrong!r}."
 
 
+def test_a_network_that_squeezes_a_single_sample_passes_the_check(detectors):
+    both = make_evaluator(detectors=detectors)
+    network, shapes = both._network(METRICS["rfvd64_16f"]), []
+
+    class Squeezing:
+        key = network.key
+
+        def __call__(self, samples):
+            found = network(samples).squeeze()
+            shapes.append(found.ndim)
+            return found
+
+    both._networks = dict.fromkeys(both._networks, Squeezing())
+    both.check(["rfvd64_16f"])
+    assert shapes == [2]
+
+
 def test_samples_that_are_enough_for_another_metric():
     both = make_evaluator(real=MemoryVideos(REAL[:3]))
     together = ["rfvd64_16f", "rpr64k3_16f"]

@@ -185,9 +185,10 @@ class FrameRenderer:
         if len(cameras) != count:
             raise ValueError(f"{count} videos need as many cameras, got {len(cameras)}: see Cameras.repeat.")
         try:
-            times = torch.as_tensor(time, dtype=self.ws.dtype, device=self.ws.device).expand(count)[:, None]
+            times = torch.as_tensor(time, dtype=self.ws.dtype).expand(count)[:, None]
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"time must be a number or [{count}], got {shown(time)}.") from error
+        times = times.to(self.ws.device)  # outside: a full GPU is no wrong time
         codes = {"z_motion": self.z_motion, "z_bg": self.z_bg}
         fields = conditioned_fields(generator, self._weights, self.ws, times=times, **codes)
         view = self._view(fields, cameras.to(self.ws.device), settings)

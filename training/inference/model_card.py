@@ -1,6 +1,7 @@
 """Model cards (Mitchell et al. 2019) of shared models: data, progress, metrics, licence, picture, command."""
 
 import json
+import numbers
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,24 +119,29 @@ def write_card(
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, Mapping) and "metric" in row and isinstance(row.get("value"), (int, float))
+    return isinstance(row, Mapping) and "metric" in row and _is_real(row.get("value"))
+
+
+def _is_real(value: object) -> bool:
+    """True for a number of Python or NumPy, NaN included; not for True or False."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _metric_lines(row: Mapping[str, Any]) -> Iterator[str]:
     """Lines of a table for a row of metric-<name>.jsonl: a line for each of its figures."""
     name, names = row["metric"], row.get("figures")
     shown = {name: ("value", "interval")}
-    if isinstance(names, Sequence) and len(names) == 2 and is_number(row.get(names[1])):
+    if isinstance(names, Sequence) and len(names) == 2 and _is_real(row.get(names[1])):
         first, second = names
         shown = {f"{name} {first}": ("value", "interval"), f"{name} {second}": (second, f"{second}_interval")}
     for label, (value, interval) in shown.items():
-        yield f"| {_cell(label)} | {row[value]:.5g} | {_interval(row.get(interval))} |"
+        yield f"| {_cell(label)} | {float(row[value]):.5g} | {_interval(row.get(interval))} |"
 
 
 def _interval(bounds: object) -> str:
     """The bounds of an interval, where they are numbers."""
-    known = isinstance(bounds, Sequence) and len(bounds) == 2 and all(isinstance(x, (int, float)) for x in bounds)
-    return f"{bounds[0]:.5g} to {bounds[1]:.5g}" if known else ""
+    known = isinstance(bounds, Sequence) and len(bounds) == 2 and all(map(_is_real, bounds))
+    return "{:.5g} to {:.5g}".format(*map(float, bounds)) if known else ""
 
 
 def _cell(value: object) -> str:

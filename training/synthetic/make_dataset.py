@@ -11,6 +11,8 @@ by `renderer` from the formulas in `training.synthetic.head_model`. The same opt
 complete.
 """
 
+import contextlib
+import glob
 import io
 import json
 import os
@@ -90,9 +92,12 @@ def make_dataset(out: str | os.PathLike, config: SyntheticConfig, *, workers: in
         _begin(unfinished, config)
         try:
             _write_videos(unfinished, config, workers or cores())
-        finally:
-            if all(name.startswith(".") for name in os.listdir(os.path.join(unfinished, "videos"))):
-                shutil.rmtree(unfinished, ignore_errors=True)  # nothing to continue from
+        except BaseException:
+            # With nothing to continue from, the folder is emptied and not removed: others may wait for its lock.
+            with contextlib.suppress(OSError):
+                if not glob.glob("videos/*", root_dir=unfinished):  # hidden ones are incomplete
+                    _clear(unfinished)
+            raise
         _write_cameras(unfinished, config)
         _write_sheet(unfinished, config)
         os.sync()  # one flush for all the small files, before they get the name of a complete set
@@ -126,13 +131,17 @@ def _begin(folder: str, config: SyntheticConfig) -> None:
             "finish it, or remove it."
         )
     if read_config(folder) != wanted:
-        for name in os.listdir(folder):
-            path = os.path.join(folder, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        _clear(folder)
         with atomic_write(os.path.join(folder, SYNTHETIC), "w") as file:
             json.dump(wanted, file, indent=1)
     for name in ("videos", "truth"):
         os.makedirs(os.path.join(folder, name), exist_ok=True)
+
+
+def _clear(folder: str) -> None:
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
 
 def _write_videos(folder: str, config: SyntheticConfig, workers: int) -> None:

@@ -165,6 +165,19 @@ def test_codes_cameras_and_times_are_checked(generator, wrong, message):
     assert str(error.value) == message.format(**{name: getattr(generator, name) for name in sizes})
 
 
+class OnAFullGPU(torch.Tensor):
+    def to(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_full_gpu_is_no_wrong_time_or_camera(generator):
+    full = torch.tensor(0.5, dtype=torch.float32).as_subclass(OnAFullGPU)
+    with pytest.raises(torch.OutOfMemoryError):
+        FrameRenderer(generator, **codes()).render(full, cameras())
+    with pytest.raises(torch.OutOfMemoryError):
+        generator.camera_prior.at(full.double())
+
+
 def test_a_view_is_that_of_its_own_cameras(generator):
     """Of threads that share a renderer one may store its view before another has read its own."""
     renderer = FrameRenderer(generator, **codes())

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -261,6 +262,18 @@ def test_recall_in_a_card(run_folder, tmp_path):
     assert expected in card
     load_generator(run_folder).save_card(tmp_path, "a", metrics=[row | {"figures": ["precision", "recall"]}])
     assert expected in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_numbers_of_numpy_in_a_card(run_folder, tmp_path):
+    row = {"metric": "a", "value": np.float32(0.5), "interval": [np.float64(0.25), np.int64(1)]}
+    row |= {"figures": ["precision", "recall"], "recall": np.float16(0.125), "recall_interval": None}
+    generator = load_generator(run_folder)
+    generator.save_card(tmp_path, "a", metrics=[row])
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| a precision | 0.5 | 0.25 to 1 |\n| a recall | 0.125 |  |\n" in card
+    for wrong in (True, np.bool_(True), "0.5", None):
+        with pytest.raises(ValueError, match="^metrics must be a list of rows with 'metric' and 'value'"):
+            generator.save_card(tmp_path, "a", metrics=[row | {"value": wrong}])
 
 
 @pytest.mark.parametrize("figures", [None, [], "ab", ["precision"], ["precision", "gone"], {"precision": 1}])

@@ -1,5 +1,6 @@
 """Synthetic heads: the scene against its codes, and the set as files."""
 
+import contextlib
 import dataclasses
 import filecmp
 import json
@@ -263,6 +264,24 @@ def test_nothing_is_left_of_a_set_without_a_video(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="The first video fails"):
         make_dataset(tmp_path / "new" / "deep" / "set", small_config(), workers=1)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_first_error_is_not_hidden_and_the_folder_stays_for_those_who_wait(tmp_path, monkeypatch):
+    there = []
+
+    def failing(config, folder, index):
+        shutil.rmtree(os.path.join(folder, "videos"))
+        raise UserError("The first video fails.")
+
+    class Watched(contextlib.ExitStack):
+        def __exit__(self, *error):
+            there.append(os.path.isdir(tmp_path / ".set.unfinished"))
+
+    monkeypatch.setattr(synthetic, "_write_video", failing)
+    monkeypatch.setattr(synthetic, "exclusive_lock", lambda folder: Watched())
+    with pytest.raises(UserError, match="The first video fails"):
+        make_dataset(tmp_path / "set", small_config(), workers=1)
+    assert there == [True] and os.listdir(tmp_path) == []
 
 
 def test_an_interrupted_set_of_other_options_is_begun_anew(tmp_path):
