@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
 from torch_utils.custom_ops import no_weight_gradients
+from torch_utils.ops import conv3x3
 from torch_utils.ops.conv3x3 import convolve, filtered_convolve
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from torch_utils.ops.upfirdn2d import upfirdn2d
@@ -174,7 +175,8 @@ STRIDED = BASE | {"stride": 2, "padding": (0, 0), "size": 33}
     [
         (True, BASE), (True, BASE | {"learns": False}), (True, BASE | {"n": 8, "size": 8}),
         (True, BASE | {"outputs": 128, "inputs": 32}),
-        (True, BASE | {"dtype": torch.bfloat16}),
+        (True, BASE | {"dtype": torch.bfloat16}), (False, BASE | {"dtype": torch.bfloat16, "tiles": True}),
+        (True, BASE | {"tiles": True}),
         (False, BASE | {"n": 4, "size": 8}),  # few pixels
         (False, BASE | {"inputs": 32}),  # few channels
         *((False, BASE | change) for change in (
@@ -187,6 +189,7 @@ STRIDED = BASE | {"stride": 2, "padding": (0, 0), "size": 33}
         (False, STRIDED | {"size": 257, "padding": (1, 1)}),
         (True, STRIDED | {"size": 257, "dtype": torch.bfloat16}), (False, STRIDED | {"dtype": torch.bfloat16}),
         (False, STRIDED | {"size": 257, "dtype": torch.bfloat16, "learns": False}),
+        (False, STRIDED | {"size": 257, "dtype": torch.bfloat16, "tiles": True}),
     ],
     ids=str,
 )  # fmt: skip
@@ -194,6 +197,7 @@ def test_who_computes_by_default(taken, case, monkeypatch):
     """The native operators where they measured faster, PyTorch everywhere else."""
     asked, load = [], custom_ops.load
     monkeypatch.setattr(custom_ops, "load", lambda *key: asked.append(key) or load(*key))
+    monkeypatch.setattr(conv3x3, "multiplies_tiles", lambda: case.get("tiles", False))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(case["n"], case["inputs"], case["size"], case["size"], generator=generator)
     x = x.to(case["dtype"], memory_format=case["layout"])

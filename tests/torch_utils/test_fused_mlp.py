@@ -84,8 +84,9 @@ def test_strided_weights_and_not_a_number():
 
 
 @needs_bfloat16
-def test_bfloat16_rounds_factors_only():
-    layers, x = branching(100), rand(100, 7)
+@pytest.mark.parametrize("rows", [16, 17, 33, 100])
+def test_bfloat16_rounds_factors_only(rows):
+    layers, x = branching(rows), rand(rows, 7)
     keep = [1, 2, 3, 4, 5]
     results = FusedMLP(layers, precision="bfloat16", impl="cpu")(x, keep=keep)
     # Sums and biases are float32: only the rounding of intermediate values may differ.

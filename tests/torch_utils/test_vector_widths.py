@@ -1,4 +1,4 @@
-"""Native operators on processors with narrower vectors than this one's."""
+"""Native operators on processors with narrower vectors than this one's, or without its tiles."""
 
 import platform
 import subprocess
@@ -19,11 +19,12 @@ pytestmark = [
 TESTS = [f"tests/torch_utils/test_{name}.py" for name in ("conv3x3", "fused_mlp", "point_linear")]
 
 
-@pytest.mark.parametrize("extension", ["avx512f", "avx"])
+@pytest.mark.parametrize("extension", ["avx512f", "avx", "amx-bf16"])
 def test_operators_on_vectors_are_right_with_narrower_ones(extension, monkeypatch):
     """The compiler is part of a library's key: the cache keeps these builds beside the usual ones."""
     features, _ = op_build.recipe("winograd", "cpu").versions
-    if f"#define __{extension.upper()}__" not in features:
+    macro = f"#define __{extension.upper().replace('-', '_')}__"
+    if macro not in features:
         pytest.skip(f"without {extension} already: the operators' own tests are the same")
     usual = op_build.library_path("winograd-cpu", op_build.recipe("winograd", "cpu"))
     monkeypatch.setenv("CXX", f"{op_build.cxx_compiler()[0]} -mno-{extension}")
@@ -33,6 +34,6 @@ def test_operators_on_vectors_are_right_with_narrower_ones(extension, monkeypatc
     )  # fmt: skip
     assert process.returncode == 0 and " passed" in process.stdout, process.stdout[-4000:] + process.stderr[-2000:]
     narrow = op_build.recipe("winograd", "cpu")
-    assert f"#define __{extension.upper()}__" not in narrow.versions[0]
+    assert macro not in narrow.versions[0]
     library = op_build.library_path("winograd-cpu", narrow)
     assert library.exists() and library != usual

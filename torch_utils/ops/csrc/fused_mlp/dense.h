@@ -5,7 +5,8 @@
 // few outputs, which would leave most of a vector idle, are computed as sums of products along the inputs instead.
 //
 // T is the type of the factors: float, or bfloat16 where the processor multiplies it; sums are float. Compilers map the
-// vector type to the machine's registers; block sizes are chosen to fill these.
+// vector type to the machine's registers; block sizes are chosen to fill these. Processors that multiply tiles of
+// bfloat16 compute the sums of a block by these (tiles.h).
 #pragma once
 
 #include <algorithm>
@@ -126,12 +127,19 @@ inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 // Inputs per step of the kernel: bfloat16 is multiplied in pairs.
 template <typename T> constexpr int kStep = sizeof(float) / sizeof(T);
 
+// Inputs are padded with zeros to a multiple of this number: a step, or a tile.
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+template <typename T> constexpr int kWhole = sizeof(T) == 2 ? 32 : 1;
+#else
+template <typename T> constexpr int kWhole = kStep<T>;
+#endif
+
 template <typename T> bool is_narrow(int64_t outputs, int64_t inputs) {
   return outputs <= kNarrow && inputs > 0 && inputs % (kLanes * kStep<T>) == 0;
 }
 
 template <typename T> int64_t packed_size(int64_t outputs, int64_t inputs) {
-  return is_narrow<T>(outputs, inputs) ? outputs * inputs : round_up(outputs, kBlock) * round_up(inputs, kStep<T>);
+  return is_narrow<T>(outputs, inputs) ? outputs * inputs : round_up(outputs, kBlock) * round_up(inputs, kWhole<T>);
 }
 
 // w [outputs, inputs] of any strides to [block][step][output in the block][input in the step], padded with zeros; the
@@ -144,7 +152,7 @@ void pack(const float* w, int64_t outputs, int64_t inputs, int64_t stride_out, i
     return;
   }
   for (int64_t first = 0; first < outputs; first += kBlock)
-    for (int64_t k = 0; k < inputs; k += kStep<T>)
+    for (int64_t k = 0; k < round_up(inputs, kWhole<T>); k += kStep<T>)
       for (int64_t n = first; n < first + kBlock; n++)
         for (int64_t i = k; i < k + kStep<T>; i++)
           put(packed++, n < outputs && i < inputs ? w[n * stride_out + i * stride_in] : 0.0f);
@@ -180,31 +188,22 @@ template <typename T> struct Destination {
   int64_t kept_stride = 0;
 };
 
-// R rows and C vectors of outputs from output `column` on. `bias` points to the first output's bias for each row, or is
-// null; `residual` is added.
+// The sums of R rows and C vectors of outputs to their destination; `residual` is added.
 template <int R, int C, typename T>
-void block(const T* x, int64_t x_stride, const T* w, int64_t inputs, const float* const* bias, const float* residual,
-           int64_t residual_stride, const Activation& activation, const Destination<T>& to, int64_t row, int64_t column,
-           int64_t outputs) {
-  Vector sum[R][C];
-#pragma GCC unroll 16
-  for (int i = 0; i < R; i++)
-#pragma GCC unroll 8
-    for (int j = 0; j < C; j++) sum[i][j] = bias ? load(bias[i] + j * kLanes) : Vector{};
-  for (int64_t k = 0; k < inputs; k += kStep<T>, w += kBlock * kStep<T>) {
-    Vector factor[C];
-#pragma GCC unroll 8
-    for (int j = 0; j < C; j++) factor[j] = load(reinterpret_cast<const float*>(w) + j * kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; i++)
-#pragma GCC unroll 8
-      for (int j = 0; j < C; j++) multiply_add(x + i * x_stride + k, factor[j], sum[i][j]);
-  }
+inline __attribute__((always_inline)) void finish(Vector (&sum)[R][C], const float* residual, int64_t residual_stride,
+                                                  const Activation& activation, const Destination<T>& to, int64_t row,
+                                                  int64_t column, int64_t outputs) {
   if (residual)
-#pragma GCC unroll 16
-    for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
-      for (int j = 0; j < C; j++) sum[i][j] += load(residual + i * residual_stride + j * kLanes);
+    for (int j = 0; j < C; j++) {
+      const int64_t count = outputs - column - j * kLanes;
+      const float* added = residual + j * kLanes;
+      if (count >= kLanes)
+#pragma GCC unroll 16
+        for (int i = 0; i < R; i++) sum[i][j] += load(added + i * residual_stride);
+      else if (count > 0)
+        for (int i = 0; i < R; i++) sum[i][j] += load_some(added + i * residual_stride, count);
+    }
   if (activation.slope != 1)
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++)
@@ -224,7 +223,7 @@ void block(const T* x, int64_t x_stride, const T* w, int64_t inputs, const float
       if (count >= kLanes)
 #pragma GCC unroll 16
         for (int i = 0; i < R; i++) store(kept + i * to.kept_stride + j * kLanes, sum[i][j]);
-      else
+      else if (count > 0)
         for (int i = 0; i < R; i++) store_some(kept + i * to.kept_stride + j * kLanes, sum[i][j], count);
     }
   }
@@ -237,6 +236,29 @@ void block(const T* x, int64_t x_stride, const T* w, int64_t inputs, const float
       for (int i = 0; i < R; i++) store(next + i * to.next_stride + j * kLanes, sum[i][j] - input_mean);
     }
   }
+}
+
+// R rows and C vectors of outputs from output `column` on. `bias` points to the first output's bias for each row, or is
+// null.
+template <int R, int C, typename T>
+void block(const T* x, int64_t x_stride, const T* w, int64_t inputs, const float* const* bias, const float* residual,
+           int64_t residual_stride, const Activation& activation, const Destination<T>& to, int64_t row, int64_t column,
+           int64_t outputs) {
+  Vector sum[R][C];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+    for (int j = 0; j < C; j++) sum[i][j] = bias ? load(bias[i] + j * kLanes) : Vector{};
+  for (int64_t k = 0; k < inputs; k += kStep<T>, w += kBlock * kStep<T>) {
+    Vector factor[C];
+#pragma GCC unroll 8
+    for (int j = 0; j < C; j++) factor[j] = load(reinterpret_cast<const float*>(w) + j * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+      for (int j = 0; j < C; j++) multiply_add(x + i * x_stride + k, factor[j], sum[i][j]);
+  }
+  finish<R, C, T>(sum, residual, residual_stride, activation, to, row, column, outputs);
 }
 
 // A row of at most kNarrow outputs: sums along the inputs. `bias` and `residual` may be null.
@@ -257,11 +279,11 @@ void narrow(const T* x, const T* w, int64_t inputs, const float* bias, const flo
     if (to.kept) to.kept[row * to.kept_stride + n] = y;
     if (to.next) put(to.next + row * to.next_stride + n, y - (to.input_mean ? to.input_mean[n] : 0.0f));
   }
-  if (to.next && N % 2) put(to.next + row * to.next_stride + N, 0.0f);  // bfloat16 is multiplied in pairs
+  if (to.next)
+    for (int64_t n = N; n < round_up(N, kWhole<T>); n++) put(to.next + row * to.next_stride + n, 0.0f);
 }
 
-// [rows, columns] minus the input mean (whole vectors, or null) to rows of T with a stride, padded with zeros to a
-// whole step.
+// [rows, columns] minus the input mean (whole vectors, or null) to rows of T with a stride, padded with zeros.
 template <typename T>
 void convert(const float* x, int64_t x_stride, int64_t rows, int64_t columns, const float* input_mean, T* to,
              int64_t stride) {
@@ -275,7 +297,7 @@ void convert(const float* x, int64_t x_stride, int64_t rows, int64_t columns, co
       else
         store_some(to + r * stride + c, load_some(from + c, count) - middle, count);
     }
-    for (int64_t c = columns; c < round_up(columns, kStep<T>); c++) put(to + r * stride + c, 0.0f);
+    for (int64_t c = columns; c < round_up(columns, kWhole<T>); c++) put(to + r * stride + c, 0.0f);
   }
 }
 

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <memory>
+#include <type_traits>
 #include <vector>
 
-#include "dense.h"
+#include "tiles.h"
 
 namespace dense {
 
@@ -19,6 +20,39 @@ template <typename T> struct Layer {
 
   int64_t bias_stride() const { return round_up(outputs, kBlock); }
 };
+
+// `run_layer` by products of tiles. Whole blocks are computed: zeros follow the outputs that other layers take.
+template <typename FindBiases>
+void run_tiles(const Layer<Bfloat16>& layer, const Bfloat16* x, int64_t x_stride, int64_t rows, const float* residual,
+               int64_t residual_stride, const Destination<Bfloat16>& to, const FindBiases& find_biases) {
+  const int64_t inputs = round_up(layer.inputs, kWhole<Bfloat16>);
+  alignas(64) float sums[kTwoRegisters * kBlock];
+  const float* bias[kTwoRegisters];
+  for (int64_t n = 0; n < layer.outputs; n += kBlock) {
+    for (int64_t r = 0; r < rows; r += kTwoRegisters) {
+      const int count = std::min<int64_t>(rows - r, kTwoRegisters);
+      const auto multiply = count > kRegisterRows ? multiply_tiles<kTwoRegisters> : multiply_tiles<kRegisterRows>;
+      multiply(x + r * x_stride, x_stride, layer.weight + n * inputs, inputs, sums);
+      if (layer.bias) find_biases(r, count, n, bias);
+      const auto finish_rows = [&](auto size, int i) {
+        constexpr int R = decltype(size)::value;
+        Vector sum[R][kColumns];
+#pragma GCC unroll 4
+        for (int k = 0; k < R; k++)
+#pragma GCC unroll 2
+          for (int j = 0; j < kColumns; j++) {
+            sum[k][j] = load(sums + (i + k) * kBlock + j * kLanes);
+            if (layer.bias) sum[k][j] += load(bias[i + k] + j * kLanes);
+          }
+        const float* added = residual ? residual + (r + i) * residual_stride + n : nullptr;
+        finish(sum, added, residual_stride, layer.activation, to, r + i, n, layer.outputs);
+      };
+      int i = 0;
+      for (; i + 4 <= count; i += 4) finish_rows(std::integral_constant<int, 4>(), i);
+      for (; i < count; i++) finish_rows(std::integral_constant<int, 1>(), i);
+    }
+  }
+}
 
 // Rows [first, first + rows) of one layer; `x`, `residual` and `to` begin with row `first`.
 template <typename T>
@@ -49,10 +83,14 @@ void run_layer(const Layer<T>& layer, const T* x, int64_t x_stride, int64_t firs
       default: return run(narrow<4, T>);
     }
   }
-  const int64_t panel = kBlock * round_up(layer.inputs, kStep<T>);
+  const int64_t panel = kBlock * round_up(layer.inputs, kWhole<T>);
+  if constexpr (kHasBfloat16 && sizeof(T) == 2) {
+    if (TileRegisters::allowed() && x_stride >= round_up(layer.inputs, kWhole<T>))  // the inputs are padded
+      return run_tiles(layer, x, x_stride, rows, residual, residual_stride, to, find_biases);
+  }
   for (int64_t n = 0; n < layer.outputs; n += kBlock) {
     const T* w = layer.weight + n / kBlock * panel;
-    const bool whole = layer.outputs - n > kLanes;
+    const bool whole = layer.outputs - n > kLanes || (to.next && kWhole<T> > kStep<T>);
     for (int64_t r = 0; r < rows;) {
       // Avoid a remainder of a third: with so few sums, its kernel would wait for each of them.
       constexpr int kThird = kRows / 3;
@@ -102,7 +140,10 @@ template <typename T> class Program {
   }
 
   // Rows at a time: a tile's inputs and outputs, of the widest layer, take about 128 kB (float32).
-  int64_t tile_rows() const { return std::max<int64_t>(16384 / widest_ / kRows, 4) * kRows; }
+  int64_t tile_rows() const {
+    const int64_t group = kWhole<T> > kStep<T> ? kTwoRegisters : kRows;
+    return std::max<int64_t>(16384 / widest_ / group, 4) * group;
+  }
 
   const std::vector<Layer<T>>& layers() const { return layers_; }
 
@@ -110,7 +151,7 @@ template <typename T> class Program {
   class Buffers {
    public:
     Buffers(const Program& program, int64_t rows) {
-      for (const int64_t width : program.widths_) memory_.emplace_back(new T[rows * width]());
+      for (const int64_t width : program.widths_) memory_.emplace_back(new T[round_up(rows, kRegisterRows) * width]());
     }
     T* operator[](int slot) { return slot < 0 ? nullptr : memory_[slot].get(); }
 
@@ -119,9 +160,11 @@ template <typename T> class Program {
   };
 
   // Rows [first, first + rows). `x` and `residual` (null, or added by layer 0) begin with row `first`, and so does
-  // kept[i], which receives the results of layer i (null if they are not requested).
+  // kept[i], which receives the results of layer i (null if they are not requested). Up to round_up(rows,
+  // kRegisterRows) rows of bfloat16 `x` are read.
   void run(const T* x, int64_t x_stride, int64_t first, int64_t rows, const float* residual, int64_t residual_stride,
            float* const* kept, Buffers& buffers) const {
+    [[maybe_unused]] const std::conditional_t<sizeof(T) == 2, TileRegisters, int> registers{};
     for (size_t i = 0; i < layers_.size(); i++) {
       const Layer<T>& layer = layers_[i];
       const bool fed = layer.source >= 0;

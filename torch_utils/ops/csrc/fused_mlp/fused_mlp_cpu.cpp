@@ -41,12 +41,12 @@ bool has_bfloat16() { return dense::kHasBfloat16; }
 template <typename T> void run_rows(const Tensor& x, const Layers& layers, const Results& results) {
   const int64_t rows = x.size(0), inputs = x.size(1);
   const dense::BoundProgram<T> program(layers, inputs, rows);
-  const int64_t tile = program->tile_rows(), stride = dense::round_up(inputs, dense::kStep<T>);
+  const int64_t tile = program->tile_rows(), stride = dense::round_up(inputs, dense::kWhole<T>);
   const bool converts = sizeof(T) < 4 || program.input_mean();
   const float* from = x.const_data_ptr<float>();
   dense::in_parallel((rows + tile - 1) / tile, [&] {
     return [&, buffers = typename dense::Program<T>::Buffers(*program, tile), kept = std::vector<float*>(),
-            converted = std::vector<T>(converts ? tile * stride : 0)](int64_t i) mutable {
+            converted = std::vector<T>(converts ? dense::round_up(tile, dense::kRegisterRows) * stride : 0)](int64_t i) mutable {
       const int64_t first = i * tile, count = std::min(tile, rows - first);
       const float* begin = from + first * inputs;
       results.from_row(first, kept);
@@ -84,9 +84,8 @@ void run_pixels(int64_t height, int64_t width, int64_t inputs, int64_t residual_
   const int64_t rows_each = std::max<int64_t>(2 * height / (4 * at::get_num_threads()), 4);
   dense::in_parallel((2 * height + rows_each - 1) / rows_each, [&] {
     return [&, buffers = typename dense::Program<T>::Buffers(*program, tile), kept = std::vector<float*>(),
-            row = std::vector<T>(pixels * inputs), rows = make_rows(),
-            // It is read in whole vectors.
-            residual = std::vector<float>(pixels * residual_size + kBlock)](int64_t part) mutable {
+            row = std::vector<T>(dense::round_up(pixels, dense::kRegisterRows) * inputs), rows = make_rows(),
+            residual = std::vector<float>(pixels * residual_size)](int64_t part) mutable {
       for (int64_t y = part * rows_each; y < std::min((part + 1) * rows_each, 2 * height); y++) {
         rows.next(y, input_mean, row.data(), residual.data());
         for (int64_t i = 0; i < pixels; i += tile) {

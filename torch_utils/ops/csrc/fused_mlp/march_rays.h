@@ -141,7 +141,7 @@ template <typename T> class Tile {
         buffers_(coarse, most * std::max(rays.samples, rays.importance)) {
     const int64_t rows = most * std::max(rays.samples, rays.importance), all = rays.samples + rays.importance;
     encoded_.resize(rows * encoding.outputs());
-    if (converts()) converted_.resize(rows * stride());
+    if (converts()) converted_.resize(dense::round_up(rows, dense::kRegisterRows) * stride());
     if (prior.peak != 0) prior_densities_.resize(rows);
     for (int64_t pass = 0; pass < 2; pass++) {
       positions_[pass].resize(rows), raw_[pass].resize(rows);
@@ -193,7 +193,7 @@ template <typename T> class Tile {
 
  private:
   bool converts() const { return sizeof(T) < 4 || input_mean_; }
-  int64_t stride() const { return dense::round_up(encoding_.outputs(), dense::kStep<T>); }
+  int64_t stride() const { return dense::round_up(encoding_.outputs(), dense::kWhole<T>); }
 
   const float* direction(int64_t ray) const { return rays_.directions + 3 * ray; }
   float norm(int64_t ray) const {
