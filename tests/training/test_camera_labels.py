@@ -271,6 +271,19 @@ def test_they_are_named_for_tar_files_too(tmp_path):
     assert make_plan(tmp_path, *fits, f"{camera}.yaw=[0,0.3]").notes == []  # the cameras are not used
 
 
+@pytest.mark.parametrize("percentiles", ["0.1", 1, [[]], [[0.1, 1.5], [0.2]], [[0.1, None]], {"yaw": [0.1]}], ids=repr)
+def test_damaged_percentiles_of_tar_files_are_unknown_ones(tmp_path, percentiles):
+    """The cameras themselves lie beside the clips, so training goes on without the comparison."""
+    frames = with_cameras(tmp_path / "frames")
+    pack_shards(
+        str(frames), str(tmp_path / "data"), manifest={"format": SHARDS_FORMAT, "nframes": 4}, clips_per_shard=3
+    )
+    file = tmp_path / "data" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "camera_percentiles": percentiles}))
+    words = ("camera_condition=true", "workers=1", "model.generator.camera.yaw=[0,0.3]")
+    assert make_plan(tmp_path, *words).notes == []
+
+
 def test_a_prior_much_wider_than_the_cameras_is_named(tmp_path):
     """Also by their percentiles; fewer than 30 clips tell nothing."""
     write_frames(tmp_path / "frames", videos=30)

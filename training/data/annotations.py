@@ -345,7 +345,7 @@ def listed_frames(manifest: dict[str, Any] | None) -> dict[str, int]:
     """
     try:
         return {listed_path(entry["path"]): int(entry["frames"]) for entry in (manifest or {}).get("videos", [])}
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise ValueError(f"{MANIFEST} is damaged: its videos cannot be compared with those that are there") from error
 
 

@@ -149,12 +149,14 @@ class ShardPairDataset:
         self.numeric_labels = self.c_dim > 0 and isinstance(first.about.get("label"), list)
 
     def cameras(self) -> np.ndarray | None:
-        """Percentiles 0 to 100 of the clips' yaw and pitch, [101, 2] in radians; None if they are unknown or not used.
+        """Percentiles 0 to 100 of the clips' yaw and pitch, [101, 2] in radians.
 
-        The dataset tool writes them; the cameras themselves lie beside the clips in the tar files.
+        The dataset tool writes them; the cameras themselves lie beside the clips in the tar files. None if they are not
+        used, or are unknown, as those of a damaged entry are.
         """
         known = (self._shards.manifest or {}).get("camera_percentiles")
-        return np.array(known, np.float32).reshape(-1, 2) if self._use_cameras and known else None
+        angles = [angles_vector(pair) for pair in known] if self._use_cameras and isinstance(known, list) else []
+        return np.stack(angles) if angles and all(pair is not None for pair in angles) else None
 
     def describe(self) -> dict[str, Any]:
         """Description of the dataset in plain types, without paths, for logs and checkpoints."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 import sys
 import tarfile
@@ -78,6 +79,10 @@ def test_problems_are_found(dataset):
         ({"nframes": 0}, "manifest.json is damaged: it has no valid nframes"),
         (
             {"videos": [{"path": "x"}]},
+            "manifest.json is damaged: its videos cannot be compared with those that are there",
+        ),
+        (
+            {"videos": [{"path": "x", "frames": math.inf}]},
             "manifest.json is damaged: its videos cannot be compared with those that are there",
         ),
         ({"videos": 3}, "manifest.json is damaged: its videos cannot be compared with those that are there"),
