@@ -368,6 +368,7 @@ def test_words_that_are_no_options(word, message):
         ("spec.betas=[0,nan]", "spec.betas must be two numbers"),
         ("kimg=inf", "kimg must be a number of at least 0.001 and at most 1000000000, got inf."),
         ("kimg=0.0005", "kimg must be a number of at least 0.001 and at most 1000000000, got 0.0005."),
+        ("spec.kimg_per_tick=1e308", "spec.kimg_per_tick must be a number above 0 and at most 1000000000, got 1e+308."),
         ("timeout=1e300", "timeout must be a number above 0 and at most 1000000, got 1e+300."),
     ],
 )

@@ -157,7 +157,7 @@ RULES = {
     "spec.image_weight": WEIGHT,
     "spec.path_weight": WEIGHT,
     "spec.distortion_weight": WEIGHT,
-    "spec.kimg_per_tick": POSITIVE,
+    "spec.kimg_per_tick": ValueRule(float, 0, 1_000_000_000, above=True),
     "spec.imgsnap": MAYBE_COUNT,
     "spec.snap": MAYBE_COUNT,
 }
