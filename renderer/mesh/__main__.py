@@ -82,6 +82,8 @@ def main(
     with explain_out_of_memory(advice):
         maker = GeneratedMeshes(generator, **making)
     notes = [] if nearby is None else [nearby]
+    if sequence and len(shown) == 1:
+        notes.append("--sequence: the animation has one time step, so nothing moves; --time_steps N gives it more.")
     for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, scenes.motion_seeds):
         click.echo(note, err=True)
 

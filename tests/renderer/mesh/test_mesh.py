@@ -93,6 +93,10 @@ def test_a_sequence_is_one_file(run):
     sizes = sorted(float(mesh.extents.max()) for mesh in scene.geometry.values())
     cell = json.loads((run.out / names[1]).read_text())["cell"]
     assert sizes == pytest.approx([2 * RADIUS, 2 * RADIUS + GROWTH, 2 * RADIUS + 2 * GROWTH], abs=cell / 2)
+    note = "--sequence: the animation has one time step, so nothing moves; --time_steps N gives it more."
+    assert note not in run.output
+    run("--seeds", "1", "--motion_seeds", "5", "--sequence", "--resolution", "12", "--level", "25")
+    assert note in run.output
 
 
 @pytest.fixture
