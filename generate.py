@@ -189,7 +189,13 @@ def build_tracks(request: RenderRequest, prior, codes: list) -> list:
         return [recorded_track(OWN_PATH, codes[0].cameras(), codes[0].times)]
     if request.recorded is not None:
         steps = request.time_steps if "time_steps" in request.given else None
-        name = path_name(request.camera_path)
+        name, smallest = path_name(request.camera_path), getattr(prior, "smallest_fov", 0.0)
+        for i, camera in enumerate(request.recorded):
+            if camera.fov < smallest:
+                raise ValueError(
+                    f"{request.camera_path}: cameras[{i}]: fov is in degrees, of at least {smallest:g}, got "
+                    f"{camera.fov:g}."
+                )
         return [file_track(name, request.recorded, time_steps=steps, time_range=request.time_range)]
     return program_tracks(
         request.render_program,

@@ -293,6 +293,13 @@ def test_mistakes_write_nothing(render, arguments, message):
     assert not render.out.exists()
 
 
+def test_a_recorded_field_of_view_in_radians(render, tmp_path):
+    write_camera_path(tmp_path / "path.json", [PathCamera(0, 1.5, 1, 18), PathCamera(0, 1.5, 1, math.radians(18))])
+    with pytest.raises(dnnlib.UserError, match=r"path.json: cameras\[1\]: fov is in degrees, of at least 1, got 0.314"):
+        render("--camera_path", str(tmp_path / "path.json"))
+    assert not render.out.exists()
+
+
 def test_times_of_a_path_exclude_others(render, tmp_path):
     path = str(tmp_path / "path.json")
     write_camera_path(path, [PathCamera(0.0, math.pi / 2, 1, 18, 0.5)])
