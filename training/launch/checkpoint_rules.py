@@ -367,7 +367,8 @@ def _differing_options(
             if labels[0] != labels[1]:
                 yield f"labels of size {labels[0]}, not {labels[1]} (cond=)", "with"
             if value - labels[0] != own - labels[1]:
-                yield f"cameras of size {value - labels[0]}, not {own - labels[1]} (camera_condition=)", "with"
+                joint = "" if labels[0] == labels[1] else "and "
+                yield f"{joint}cameras of size {value - labels[0]}, not {own - labels[1]} (camera_condition=)", "with"
         elif path == ("resolution",):
             yield f"resolution={value}", "with"
         else:

@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
         (["cond=true"], "labels of size 0, not 2 (cond=)"),
         (
             ["cond=true", "camera_condition=true"],
-            "labels of size 0, not 2 (cond=) cameras of size 0, not 3 (camera_condition=)",
+            "labels of size 0, not 2 (cond=) and cameras of size 0, not 3 (camera_condition=)",
         ),
         (
             ["resolution=8", "model.generator.rendering.resolution=4"],
