@@ -231,8 +231,9 @@ class CameraPrior:
         tensors = []
         device = next((value.device for value in values.values() if isinstance(value, torch.Tensor)), "cpu")
         for name, value in values.items():
+            place = value.device if isinstance(value, torch.Tensor) else "cpu"
             try:
-                tensor = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
+                tensor = torch.as_tensor(value, dtype=torch.float64, device=place).reshape(-1)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise ValueError(f"{name} must be one or more numbers, got {shown(value)}.") from error
             tensors.append(tensor.to(device))  # outside: a full GPU is no wrong number

@@ -184,8 +184,9 @@ class FrameRenderer:
         require_cameras("cameras", cameras)
         if len(cameras) != count:
             raise ValueError(f"{count} videos need as many cameras, got {len(cameras)}: see Cameras.repeat.")
+        place = time.device if isinstance(time, torch.Tensor) else "cpu"
         try:
-            times = torch.as_tensor(time, dtype=self.ws.dtype).expand(count)[:, None]
+            times = torch.as_tensor(time, dtype=self.ws.dtype, device=place).expand(count)[:, None]
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"time must be a number or [{count}], got {shown(time)}.") from error
         times = times.to(self.ws.device)  # outside: a full GPU is no wrong time
