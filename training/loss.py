@@ -52,9 +52,10 @@ ONE_PASS = 2**15  # pixels of the real frames up to which Dmain takes them toget
 
 # Camera conditioning of the discriminators (EG3D, Chan et al. 2022), with `camera_condition=true`.
 #
-# Without it a flat picture that merely depicts a turned head passes for one, because the discriminator cannot know that
-# the camera was in front of it. Cameras of real videos come from the dataset, those of generated ones are sampled from
-# the prior as always. The generator is not conditioned on them: its videos must suit every camera.
+# Without it a flat picture of a turned head, seen from the front, passes for a head seen from the side, because the
+# discriminator does not know where the camera was. Cameras of real videos come from the dataset, those of generated
+# ones are sampled from the prior as always. The generator is not conditioned on them: its videos must suit every
+# camera.
 
 CAMERA_LABEL = 3  # entries of a camera's label
 
