@@ -31,7 +31,8 @@ from training.data.annotations import (
 from training.data.dataset import check_counts, random_block
 from training.data.frame_store import FrameStore, Video
 from training.data.images import fit_square, image_size
-from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks
+from training.data.video_decoder import Remarks, decode_video, describe_remarks
+from training.data.video_probe import BrokenVideo
 from training.inference.layouts import shows_several
 
 __all__ = ["StoredLabels", "StoredVideos", "choose_windows"]

@@ -34,7 +34,7 @@ from dnnlib import UserError, is_number
 from training.data.annotations import MAX_ANGLE
 from training.data.images import Square, centre_square
 from training.data.names import listed_path
-from training.data.video_decoder import BrokenVideo
+from training.data.video_probe import BrokenVideo
 
 __all__ = [
     "Boxes",

@@ -23,7 +23,8 @@ from dnnlib.processes import begin_worker, explain_start
 from training.data.crops import Clip, Crop, CropPlan, UnfitBoxes
 from training.data.images import cut_square
 from training.data.names import join_path
-from training.data.video_decoder import BrokenVideo, decode_video, probe_video
+from training.data.video_decoder import decode_video
+from training.data.video_probe import BrokenVideo, probe_video
 from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
 from training.dataset_tool.staging import folder_size
 

@@ -19,7 +19,7 @@ from training.data.annotations import (
 )
 from training.data.frame_store import FrameStore, Video
 from training.data.names import ANNOTATIONS, join_path, listed_path
-from training.data.video_decoder import is_video_file
+from training.data.video_probe import is_video_file
 
 __all__ = ["Source", "SourceSet", "find_sources", "valid_unicode"]
 

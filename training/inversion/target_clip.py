@@ -12,7 +12,8 @@ from dnnlib import UserError
 from training.data.crops import Crop, OutsideRectangle
 from training.data.frame_store import FrameStore, Video, describe_disorder
 from training.data.images import cut_square, decode_image, is_image_file
-from training.data.video_decoder import BrokenVideo, decode_video, describe_remarks, is_video_file
+from training.data.video_decoder import decode_video, describe_remarks
+from training.data.video_probe import BrokenVideo, is_video_file
 
 __all__ = ["MAX_FRAMES", "read_clip"]
 

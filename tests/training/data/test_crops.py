@@ -12,7 +12,7 @@ from dnnlib import UserError
 from training.data.annotations import angles_vector
 from training.data.crops import Boxes, Clip, Crop, parse_rectangle, read_boxes, squares_from_boxes
 from training.data.images import cut_square
-from training.data.video_decoder import BrokenVideo
+from training.data.video_probe import BrokenVideo
 
 
 def test_centre_and_rectangle():

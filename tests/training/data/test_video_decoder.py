@@ -21,15 +21,8 @@ from tests.training.data.movies import gray, run_ffmpeg, write_movie
 from training.data.crops import Crop, read_boxes
 from training.data.frame_store import FrameStore
 from training.data.images import decode_image
-from training.data.video_decoder import (
-    BrokenVideo,
-    Remarks,
-    UnfitRate,
-    VideoInfo,
-    decode_video,
-    describe_remarks,
-    probe_video,
-)
+from training.data.video_decoder import Remarks, decode_video, describe_remarks
+from training.data.video_probe import BrokenVideo, UnfitRate, VideoInfo, probe_video
 from training.dataset_tool.__main__ import main, notes, prepare, read_manifest
 from training.inversion.target_clip import read_clip
 
@@ -175,7 +168,7 @@ def test_the_rate_of_fields_in_packets_of_their_own(tmp_path, monkeypatch):
         *("-flags", "+ildct+ilme", tmp_path / "a.mpg"),
     )
     stamps = np.stack([np.arange(20), np.arange(20), np.ones(20, dtype=int), np.ones(20, dtype=int)], axis=1)
-    monkeypatch.setattr("training.data.video_decoder._time_stamps", lambda *_, **__: (Fraction(1, 50), stamps))
+    monkeypatch.setattr("training.data.video_probe.time_stamps", lambda *_, **__: (Fraction(1, 50), stamps))
     info = probe_video(str(tmp_path / "a.mpg"))
     assert info.interlaced and info.fps == 25
 

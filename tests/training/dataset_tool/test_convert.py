@@ -31,7 +31,8 @@ from training.data.crops import Crop, read_boxes
 from training.data.dataset import VideoPairDataset
 from training.data.frame_store import FrameStore
 from training.data.images import decode_image
-from training.data.video_decoder import decode_video, probe_video
+from training.data.video_decoder import decode_video
+from training.data.video_probe import probe_video
 from training.data.webdataset_files import read_samples
 from training.dataset_tool import __main__ as dataset_tool
 from training.dataset_tool import convert

@@ -19,7 +19,8 @@ from dnnlib import UserError
 from tests.training.data.movies import gray, run_ffmpeg, write_movie
 from tests.training.tiny import write_frames
 from training.data.dataset import VideoPairDataset
-from training.data.video_decoder import BrokenVideo, decode_video
+from training.data.video_decoder import decode_video
+from training.data.video_probe import BrokenVideo
 from training.dataset_tool import __main__ as dataset_tool
 from training.dataset_tool import convert, demo_clip
 from training.dataset_tool.__main__ import main, prepare, read_manifest

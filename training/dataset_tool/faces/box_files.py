@@ -12,7 +12,7 @@ from dnnlib import UserError, one_line, temporary
 from dnnlib.processes import parallel_map
 from training.data.annotations import describe_unmatched
 from training.data.names import listed_path
-from training.data.video_decoder import BrokenVideo
+from training.data.video_probe import BrokenVideo
 from training.dataset_tool.convert import source_frames
 from training.dataset_tool.faces.clips import Selection, VideoClips, find_clips, summary, write_box_file
 from training.dataset_tool.faces.detection_run import detect_videos

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dnnlib import UserError, atomic_write, exclusive_lock, explain_file_trouble, made_folder, one_line, short_name
 from dnnlib.processes import parallel_map
 from training.data.names import listed_path
-from training.data.video_decoder import BrokenVideo
+from training.data.video_probe import BrokenVideo
 from training.dataset_tool.convert import source_frames
 from training.dataset_tool.faces.detections import Detections, parse_video
 from training.dataset_tool.faces.detector import DetectorSettings, open_detector

@@ -15,7 +15,8 @@ from tests.training.data.movies import write_movie
 from tests.training.dataset_tool.faces.heads import NAMES, head, write_landmarks
 from training.data.dataset import VideoPairDataset
 from training.data.frame_store import FrameStore
-from training.data.video_decoder import BrokenVideo, decode_video
+from training.data.video_decoder import decode_video
+from training.data.video_probe import BrokenVideo
 from training.data.webdataset_files import read_samples
 from training.dataset_tool.__main__ import main, read_manifest
 from training.dataset_tool.faces import box_files, detection_run
