@@ -222,7 +222,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     from metrics.metric_functions import STATISTICS
     from metrics.real_videos import StoredVideos
     from torch_utils.torchscript import load_torchscript
-    from training.data.webdataset_files import is_shards
+    from training.data.annotations import is_shards
     from training.launch.validate import check_writable
 
     chosen = [METRICS[name] for name in options["metrics"]]

@@ -10,7 +10,7 @@ import shlex
 import pytest
 
 from training.launch.config import CHANGEABLE, compose_options
-from training.launch.validate import _processes
+from training.launch.devices import _processes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "assets/heads/README.md"]

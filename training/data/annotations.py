@@ -39,6 +39,7 @@ __all__ = [
     "frame_notes",
     "has_entries",
     "intact_manifest",
+    "is_shards",
     "label_vector",
     "list_entries",
     "listed_frames",
@@ -47,6 +48,7 @@ __all__ = [
     "parse_annotations",
     "parse_manifest",
     "read_cameras",
+    "read_existing",
     "read_labels",
     "remaining_stride",
     "source_stride",
@@ -326,6 +328,40 @@ def intact_manifest(data: bytes | None, *, file: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise UserError(f"'{file}' is damaged ({error}): restore it or remove it.") from error
     return parse_manifest(data)
+
+
+def read_existing(path: str | os.PathLike) -> bytes | None:
+    """The content of a file; None if there is none.
+
+    Raises:
+        UserError: It cannot be read: overlooking a manifest would change the training data.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"Cannot read '{path}' ({error.strerror or error}): repair or remove it.") from error
+
+
+def is_shards(path: str | os.PathLike) -> bool:
+    """True for a dataset of tar files: its name ends in .tar (braces list several), or its manifest says so.
+
+    Raises:
+        UserError: The manifest beside tar files cannot be read, or is damaged.
+    """
+    path = os.fspath(path)
+    if not os.path.isdir(path):
+        return path.lower().endswith(".tar")
+    file = f"{path}/{MANIFEST}"
+    try:
+        manifest = intact_manifest(read_existing(file), file=file)
+    except UserError:
+        if any(name.endswith(".tar") and not name.startswith(".") for name in os.listdir(path)):
+            raise
+        return False  # whoever reads the frames reports it
+    return manifest is not None and manifest["format"] == SHARDS_FORMAT
 
 
 def store_manifest(store: FrameStore) -> dict[str, Any] | None:

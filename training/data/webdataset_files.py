@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 
 from dnnlib import UserError, atomic_write, one_line
 from dnnlib.downloads import cache_folder
-from training.data.annotations import SHARDS_FORMAT, intact_manifest
+from training.data.annotations import intact_manifest, read_existing
 from training.data.names import IMAGE_SUFFIXES, MANIFEST, natural_key, natural_order
 
-__all__ = ["Sample", "Shards", "is_shards", "open_shards", "read_samples"]
+__all__ = ["Sample", "Shards", "open_shards", "read_samples"]
 
 SHARD_INDEX = "index.json"
 REMOTE = re.compile(r"https?://", re.IGNORECASE)
@@ -94,24 +94,6 @@ class Shards:
     counts: list[int]
     manifest: dict[str, Any] | None
     missing: list[str] = dataclasses.field(default_factory=list)
-
-
-def is_shards(path: str | os.PathLike) -> bool:
-    """True for a dataset of tar files: its name ends in .tar (braces list several), or its manifest says so.
-
-    Raises:
-        UserError: The manifest beside tar files cannot be read, or is damaged.
-    """
-    path = os.fspath(path)
-    if not os.path.isdir(path):
-        return path.lower().endswith(".tar")
-    try:
-        manifest = _manifest(path)
-    except UserError:
-        if _tar_files(path):
-            raise
-        return False  # whoever reads the frames reports it
-    return manifest is not None and manifest["format"] == SHARDS_FORMAT
 
 
 def open_shards(path: str | os.PathLike) -> Shards:
@@ -315,16 +297,10 @@ def _read(url: str) -> bytes | None:
     """The content of a file or an address; None if there is nothing.
 
     Raises:
-        UserError: The answer is unclear: overlooking a manifest would change the training data.
+        UserError: It cannot be read, or the answer is unclear.
     """
     if not REMOTE.match(url):
-        try:
-            with open(url, "rb") as stream:
-                return stream.read()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise UserError(f"Cannot read '{url}' ({error.strerror or error}): repair or remove it.") from error
+        return read_existing(url)
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             return response.read()

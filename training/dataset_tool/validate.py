@@ -17,6 +17,7 @@ from training.data.annotations import (
     describe_elsewhere,
     describe_unused_classes,
     has_entries,
+    is_shards,
     listed_frames,
     notes_on_unmatched,
     read_cameras,
@@ -27,7 +28,7 @@ from training.data.camera_statistics import describe_cameras
 from training.data.frame_store import FrameStore
 from training.data.images import decode_image, fit_square
 from training.data.names import IMAGE_SUFFIXES, MANIFEST, listed_path
-from training.data.webdataset_files import is_shards, open_shards, read_samples
+from training.data.webdataset_files import open_shards, read_samples
 from training.dataset_tool.source_videos import valid_unicode
 
 __all__ = ["DatasetReport", "check_dataset", "write_preview"]

@@ -41,7 +41,7 @@ def train(
     *,
     device_type: str,
     resuming: bool,
-    dataset: PairDataset | None = None,
+    dataset: "PairDataset | None" = None,
     notes: Sequence[str] = (),
     make_callbacks: Callable[[Mapping[str, Any], Path], Sequence[SnapshotCallback]] | None = None,
 ) -> int | None:
@@ -93,7 +93,7 @@ def build_loop(
     *,
     device: torch.device,
     resuming: bool,
-    dataset: PairDataset | None = None,
+    dataset: "PairDataset | None" = None,
     callbacks: Sequence[SnapshotCallback] = (),
 ) -> TrainingLoop:
     """The training loop with everything it needs, at the position to start from; for the arguments see `train`."""

@@ -26,9 +26,9 @@ from tests.training.tiny import make_plan
 from torch_utils.stop_signal import StopRequested, StopSignal
 from training.data import loader, sampler
 from training.data.dataset import VideoPairDataset
-from training.data.loader import make_shard_loader
 from training.data.sampler import InfiniteSampler, PairBatch, PairLoader, make_loader
 from training.data.webdataset import ShardPairDataset
+from training.data.webdataset_loader import make_shard_loader
 from training.dataset_tool import __main__ as dataset_tool
 
 

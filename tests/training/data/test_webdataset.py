@@ -24,11 +24,12 @@ import run_train
 from dnnlib import UserError
 from tests.training.tiny import OVERRIDES, write_frames
 from training.checkpoints.training_state import read_state
-from training.data import webdataset_files
+from training.data import annotations, webdataset_files
 from training.data.annotations import SHARDS_FORMAT
 from training.data.dataset import VideoPairDataset
-from training.data.loader import _Stream, build_dataset, make_shard_loader
+from training.data.loader import build_dataset
 from training.data.webdataset import ShardPairDataset
+from training.data.webdataset_loader import _Stream, make_shard_loader
 from training.dataset_tool.archives import pack_shards
 from training.dataset_tool.validate import check_dataset
 from training.launch.config import compose_options
@@ -810,5 +811,5 @@ def test_a_shard_that_shrinks_while_it_is_read(shards, tmp_path):
 
 def test_a_folder_of_frames_may_be_called_tar(tmp_path):
     (tmp_path / "faces.tar").mkdir()
-    assert not webdataset_files.is_shards(tmp_path / "faces.tar")
-    assert webdataset_files.is_shards(tmp_path / "others.tar")
+    assert not annotations.is_shards(tmp_path / "faces.tar")
+    assert annotations.is_shards(tmp_path / "others.tar")

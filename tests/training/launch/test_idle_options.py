@@ -12,7 +12,7 @@ from dnnlib import UserError
 from tests.training.tiny import OVERRIDES, make_loop, make_plan, write_frames
 from training.data.annotations import SHARDS_FORMAT
 from training.dataset_tool.archives import pack_shards
-from training.launch import validate
+from training.launch import devices, validate
 from training.launch.config import CONFIG_DIR, FOLLOWERS, given_options
 from training.launch.idle_options import (
     Devices,
@@ -244,8 +244,8 @@ def test_a_continued_run_is_told_that_its_passes_change(tmp_path):
     """The smaller number is stored: with fewer processes again, the passes would stay smaller."""
     options = make_plan(tmp_path, "spec.microbatch=4", "spec.mb=8").options
     assert options["spec"]["microbatch"] == 4
-    assert validate._share_batch(options, 2, given=[], continued=True) == []
-    (note,) = validate._share_batch(options, 4, given=[], continued=True)
+    assert devices._share_batch(options, 2, given=[], continued=True) == []
+    (note,) = devices._share_batch(options, 4, given=[], continued=True)
     assert note == (
         "spec.microbatch=4: a pass takes 2 videos, whole groups of spec.mbstd=2 that divide a process's share of 2. "
         "Later, with fewer processes, spec.microbatch=4 restores it."
@@ -268,7 +268,7 @@ def test_workers_beyond_the_shards_are_told(tmp_path):
 
 @pytest.mark.parametrize("words", [[], ["dry_run=true"]])
 def test_processes_beyond_the_shards_are_an_error(tmp_path, monkeypatch, words):
-    monkeypatch.setattr(validate, "cores", lambda: 2)
+    monkeypatch.setattr(devices, "cores", lambda: 2)
     manifest = {"format": SHARDS_FORMAT, "nframes": 4}
     pack_shards(str(write_frames(tmp_path / "frames")), str(tmp_path / "data"), manifest=manifest, clips_per_shard=9)
     message = (
