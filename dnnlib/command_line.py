@@ -9,7 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dnnlib.util import UserError, expand_home, nearest_name, refuse_long_name
+from dnnlib.text import UserError, nearest_name
+from dnnlib.util import expand_home, refuse_long_name
 
 __all__ = ["FINITE", "FRAME_RATE", "Command", "finite_float", "options_given"]
 

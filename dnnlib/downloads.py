@@ -9,7 +9,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from dnnlib.util import UserError, atomic_write, expand_home, home_folder, one_line, remove_abandoned, temporary_folder
+from dnnlib.text import UserError, one_line
+from dnnlib.util import atomic_write, expand_home, home_folder, remove_abandoned, temporary_folder
 
 __all__ = ["absolute_setting", "cache_folder", "fetch", "git_blob_id", "make_cache_folder", "sha256_of"]
 

@@ -23,7 +23,8 @@ from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
 from typing import Any, TextIO
 
-from dnnlib.util import NO_SPACE, NO_TEMPORARY_FOLDER, UserError, one_line
+from dnnlib.text import UserError, one_line
+from dnnlib.util import NO_SPACE, NO_TEMPORARY_FOLDER
 
 __all__ = [
     "USUAL",

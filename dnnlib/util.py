@@ -1,7 +1,6 @@
-"""Errors for users, atomic file writing, the program ffmpeg, ports to listen on, and text formatting."""
+"""Atomic file writing, locks and folders, the program ffmpeg, and ports to listen on."""
 
 import contextlib
-import difflib
 import errno
 import fcntl
 import functools
@@ -13,34 +12,27 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from dnnlib.text import UserError, one_line
+
 __all__ = [
-    "UserError",
     "append_line",
     "atomic_write",
-    "choices_hint",
     "exclusive_lock",
     "expand_home",
     "explain_file_trouble",
     "file_identity",
     "find_ffmpeg",
-    "format_bytes",
-    "format_time",
     "home_folder",
-    "is_number",
     "link_or_copy",
     "listening_port",
     "made_folder",
-    "nearest_name",
-    "one_line",
     "output_folder",
-    "parse_int_list",
     "remove_abandoned",
     "require_utf8",
     "short_name",
@@ -51,8 +43,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-MAX_LIST_LENGTH = 1_000_000  # so that a mistyped range does not fill the memory
-
 NO_TEMPORARY_FOLDER = (
     "There is no folder for temporary files that can be written to (tried: $TMPDIR, /tmp, /var/tmp, /usr/tmp and the "
     "working folder); set TMPDIR to one."
@@ -60,13 +50,8 @@ NO_TEMPORARY_FOLDER = (
 UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.(tmp|download)")  # of atomic_write, link_or_copy and downloads
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the user's quota, below the limit of a file
 MORE_FILES = "raise the limit of this user (ulimit -n)"  # of files that a process has open
-FEW = 8  # names that a message can hold
 LONG_NAME = 200  # bytes; file systems take 255, with the additions of hidden names
 DAY = 86400  # seconds
-
-
-class UserError(ValueError):
-    """Error caused by the user: one line with what is wrong, where, and what to do about it."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -514,100 +499,3 @@ def listening_port(host: str, port: int) -> int:
     except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is empty or too long
         reason = error.strerror if isinstance(error, OSError) else "it is not a host name"
         raise UserError(f"Cannot listen on {host}, port {port}: {reason}; choose another --port or --host.") from error
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Text
-
-
-def one_line(message: object) -> str:
-    """The string with every run of white space, line breaks included, replaced by one space."""
-    return " ".join(str(message).split())
-
-
-def format_time(seconds: float) -> str:
-    """A duration as '12s', '3m 05s', '2h 05m 10s' or '1d 02h 05m'."""
-    total = max(0, round(seconds))
-    minutes, s = divmod(total, 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    if days:
-        return f"{days}d {h:02}h {m:02}m"
-    if hours:
-        return f"{h}h {m:02}m {s:02}s"
-    if minutes:
-        return f"{m}m {s:02}s"
-    return f"{s}s"
-
-
-def format_bytes(count: float) -> str:
-    """A size as '512 B', '1.5 KiB', '20.0 MiB', … (powers of 1024)."""
-    if abs(count) < 1024:
-        return f"{count:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if abs(count) < 1024:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1024:.1f} TiB"
-
-
-def parse_int_list(text: str, *, name: str) -> list[int]:
-    """Integers from a list of numbers and inclusive ranges: '1,2,5-8' → [1, 2, 5, 6, 7, 8].
-
-    Args:
-        text: The list; spaces are ignored.
-        name: Name in the error message, e.g. '--seeds'.
-
-    Raises:
-        UserError: The string is not such a list.
-    """
-    numbers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,99})\s*(?:-\s*([0-9]{1,99})\s*)?", part)
-        if match is None:
-            raise UserError(f"{name}: '{part.strip()}' is neither a number nor a range; write for example 1,2,5-8.")
-        first = int(match[1])
-        last = first if match[2] is None else int(match[2])
-        if last < first:
-            raise UserError(f"{name}: the range '{part.strip()}' runs backwards; write {last}-{first}.")
-        if len(numbers) + last - first >= MAX_LIST_LENGTH:
-            raise UserError(f"{name}: '{text}' names more than {MAX_LIST_LENGTH} numbers.")
-        numbers.extend(range(first, last + 1))
-    return numbers
-
-
-def is_number(value: Any, most: float = sys.float_info.max) -> bool:
-    """True for an int or a float, finite and of an absolute value up to `most`; not for True or False."""
-    return type(value) in (int, float) and abs(value) <= most
-
-
-def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None; case, dashes and underscores are ignored.
-
-    The most similar name, else the first one that contains the given one.
-    """
-    plain = {}
-    for other in known:
-        plain.setdefault(_plain(other), other)
-    near = difflib.get_close_matches(_plain(name), plain, n=1)
-    near = near or [other for other in plain if len(_plain(name)) >= 3 and _plain(name) in other]
-    return plain[near[0]] if near else None
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-").strip("-")
-
-
-def choices_hint(name: str, known: Iterable[str], *, everything: str = "") -> str:
-    """End of a message about an unknown name: the nearest known one, and all of them if they are few.
-
-    Args:
-        known: The valid names.
-        everything: Sentence on where all are listed, used if they are many.
-    """
-    known = list(known)
-    near = nearest_name(name, known)
-    if len(known) <= FEW:
-        return f"choose from {', '.join(known)}." + ("" if near is None else f" Did you mean {near}?")
-    everything = everything or f"choose from {', '.join(known)}."
-    return everything if near is None else f"did you mean {near}? {everything}"

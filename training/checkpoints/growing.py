@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from training.checkpoints.snapshot import check_state
+from training.checkpoints.network_state import check_state
 from training.networks.fields import is_density_scale
 
 __all__ = ["Grown", "generator_states", "grown_state", "grows", "is_block", "options_to_keep_upsampler"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from dnnlib import UserError, link_or_copy
 
 __all__ = [
+    "ANEW",
     "LATEST",
     "STATE_FILE",
     "SUFFIXES",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 SUFFIXES = (".pt", ".pkl")  # of this version, and of earlier ones
+ANEW = "start a new run from its newest snapshot with resume=."  # advice where a run cannot be continued
 STATE_FILE = "training-state.pt"  # of training.checkpoints.training_state
 LATEST = f"latest-network-snapshot{SUFFIXES[0]}"
 NUMBERED = re.compile(r"network-snapshot-(\d+)\.(?:pt|pkl)")

@@ -20,13 +20,13 @@ from dnnlib import UserError
 from torch_utils import distributed
 from torch_utils.memory import is_out_of_memory
 from training.checkpoints.archive import VERSION, read_archive, save_archive
-from training.checkpoints.snapshot import load_state, snapshot_progress
-from training.checkpoints.snapshot_files import STATE_FILE, numbered_snapshots
+from training.checkpoints.network_state import load_state
+from training.checkpoints.snapshot import snapshot_progress
+from training.checkpoints.snapshot_files import ANEW, STATE_FILE, numbered_snapshots
 
-__all__ = ["ANEW", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
+__all__ = ["OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
 
 STATE_FORMAT = "video-3d-gan/training-state"
-ANEW = "start a new run from its newest snapshot with resume=."  # advice where a run cannot be continued
 
 
 class Stateful(Protocol):

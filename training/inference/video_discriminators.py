@@ -12,8 +12,10 @@ from torch import nn
 
 from torch_utils.argument_checks import check_network, check_placement, check_tensors
 from torch_utils.caller_settings import without_autocast, without_defaults
+from training.checkpoints.network_classes import check_class, own_class
+from training.checkpoints.network_state import check_rebuilt
 from training.checkpoints.pretrained import write_discriminators
-from training.checkpoints.snapshot import check_class, check_rebuilt, load_snapshot, own_class, stored_discriminators
+from training.checkpoints.snapshot import load_snapshot, stored_discriminators
 from training.inference.arguments import SOURCES, check_path, label_shape
 from training.networks.discriminator import TimeAwareDiscriminators, check_groups, check_pairs, time_plane
 

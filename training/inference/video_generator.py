@@ -34,8 +34,10 @@ from torch_utils.argument_checks import (
     whole_number,
 )
 from torch_utils.caller_settings import without_autocast, without_defaults
+from training.checkpoints.network_classes import check_class, own_class
+from training.checkpoints.network_state import check_rebuilt
 from training.checkpoints.pretrained import write_pretrained
-from training.checkpoints.snapshot import average_generator, check_class, check_rebuilt, load_snapshot, own_class
+from training.checkpoints.snapshot import average_generator, load_snapshot
 from training.checkpoints.snapshot_files import numbered_snapshots
 from training.checkpoints.sources import check_upload, upload_folder
 from training.inference.arguments import (

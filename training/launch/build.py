@@ -12,7 +12,8 @@ from hydra.errors import InstantiationException
 from dnnlib import UserError, one_line
 from torch_utils.memory import is_out_of_memory
 from torch_utils.training_stats import Statistics
-from training.checkpoints.snapshot import MAX_NUMBER, check_rebuilt, large_numbers, network_class
+from training.checkpoints.network_classes import network_class
+from training.checkpoints.network_state import MAX_NUMBER, check_rebuilt, large_numbers
 from training.loss import CAMERA_LABEL, GanLoss
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator

@@ -17,15 +17,9 @@ from training.checkpoints.growing import (
     is_block,
     options_to_keep_upsampler,
 )
-from training.checkpoints.snapshot import (
-    KINDS,
-    MAX_NUMBER,
-    check_state,
-    class_name,
-    load_snapshot,
-    own_class,
-    same_class,
-)
+from training.checkpoints.network_classes import KINDS, class_name, own_class, same_class
+from training.checkpoints.network_state import MAX_NUMBER, check_state
+from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.training_state import read_state
 from training.data.loader import PairDataset
 from training.networks.discriminator import TimeAwareDiscriminators

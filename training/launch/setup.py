@@ -14,8 +14,9 @@ from torch_utils.memory import explain_out_of_memory, keep_freed_memory, return_
 from torch_utils.rng import RandomStream
 from torch_utils.training_stats import Statistics
 from training.checkpoints.growing import generator_states, grown_state, grows
+from training.checkpoints.network_state import load_state
 from training.checkpoints.saver import Networks
-from training.checkpoints.snapshot import load_snapshot, load_state
+from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.training_state import read_state
 from training.cuda_graphs import PhaseGraphs
 from training.data.loader import PairDataset, build_dataset, build_loader

@@ -16,7 +16,7 @@ import yaml
 from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_bytes
 from torch_utils import distributed
 from training.augment.diffaugment import parse_policy
-from training.checkpoints.training_state import ANEW
+from training.checkpoints.snapshot_files import ANEW
 from training.data.annotations import is_shards
 from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset, check_shards

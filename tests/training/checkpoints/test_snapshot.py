@@ -20,9 +20,9 @@ from tests.training.tiny import make_plan
 from training.augment.ada import AdaAugment
 from training.checkpoints import archive
 from training.checkpoints.archive import plain
+from training.checkpoints.network_state import check_state
 from training.checkpoints.snapshot import (
     average_generator,
-    check_state,
     load_average_generator,
     load_snapshot,
     save_snapshot,

@@ -26,7 +26,7 @@ from renderer.outputs import displayed
 from tests.full_memory import fill_gpu, loading_message
 from tests.small_network import small_generator
 from torch_utils.rng import RandomStream
-from training.checkpoints import snapshot
+from training.checkpoints import network_state, snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
 from training.inference.latents import RowCodes, generator_latents, seed_latents
@@ -382,7 +382,7 @@ def test_loaded_weights_do_not_depend_on_the_default_type_of_other_threads(run_f
     """One may change it, for all threads, while a network is built."""
     D, own = load_discriminators(run_folder), ExactTimes(**small_generator().config)
     VideoGenerator(own).save_pretrained(tmp_path)
-    build = snapshot._build
+    build = network_state.build_network
 
     def interrupted(*arguments, **options):
         torch.set_default_dtype(torch.bfloat16)
@@ -394,7 +394,7 @@ def test_loaded_weights_do_not_depend_on_the_default_type_of_other_threads(run_f
     VideoGenerator(copy.deepcopy(own)).to(torch.float32).save_pretrained(tmp_path / "rounded")
     again = snapshot.load_average_generator(tmp_path / "rounded", generator_class=ExactTimes)
     assert again.first.dtype == torch.float64  # the class decides
-    monkeypatch.setattr(snapshot, "_build", interrupted)
+    monkeypatch.setattr(network_state, "build_network", interrupted)
     assert same(load_generator(run_folder), G) and same(load_discriminators(run_folder), D)
     assert same(snapshot.load_average_generator(tmp_path, generator_class=ExactTimes), own)
 

@@ -18,7 +18,8 @@ from renderer.cameras import camera_angles
 from tests.small_network import SIZES, save_small_network, small_generator
 from tests.training.tiny import OVERRIDES, write_frames
 from torch_utils.rng import RandomStream
-from training.checkpoints.snapshot import load_average_generator, load_snapshot, network_class, save_snapshot
+from training.checkpoints.network_classes import network_class
+from training.checkpoints.snapshot import load_average_generator, load_snapshot, save_snapshot
 from training.export.frame_function import FrameFunction
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
