@@ -40,7 +40,9 @@ __all__ = [
     "VideoPairDataset",
     "check_counts",
     "check_seed",
+    "check_shards",
     "describe_clips",
+    "num_shards",
     "pair_distance",
     "random_block",
     "sample_pair",
@@ -107,6 +109,22 @@ def check_counts(**counts: Any) -> None:
     for name, count in counts.items():
         if not (isinstance(count, numbers.Integral) and count >= 1):
             raise UserError(f"{name} must be a whole number of at least 1, got {one_line(f'{count!r:.60}')}.")
+
+
+def num_shards(dataset: Any) -> int | None:
+    """The number of shards of a dataset of tar files; None for another one."""
+    return getattr(dataset, "num_shards", None)
+
+
+def check_shards(dataset: Any, processes: int) -> None:
+    """Raise a UserError if there are fewer shards than processes; other datasets can be split among any number."""
+    count = num_shards(dataset)
+    if count is not None and count < processes:
+        shards = "1 shard" if count == 1 else f"{count} shards"
+        raise UserError(
+            f"{shards} cannot be split over {processes} processes: use fewer (gpus=), or write more and smaller shards "
+            "(--shard-clips)."
+        )
 
 
 def check_seed(seed: Any) -> int:

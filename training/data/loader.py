@@ -5,33 +5,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dnnlib import UserError
 from training.data.annotations import is_shards
-from training.data.dataset import VideoPairDataset
+from training.data.dataset import VideoPairDataset, num_shards
 from training.data.sampler import PairLoader, make_loader
 
 if TYPE_CHECKING:
     from training.data.webdataset import ShardPairDataset
 
-__all__ = ["PairDataset", "build_dataset", "build_loader", "check_shards", "num_shards"]
+__all__ = ["PairDataset", "build_dataset", "build_loader"]
 
 WORKERS_PER_GPU = 3  # with workers=null, the default
 
 PairDataset: TypeAlias = "VideoPairDataset | ShardPairDataset"
-
-
-def num_shards(dataset: Any) -> int | None:
-    """The number of shards of a dataset of tar files; None for another one."""
-    return getattr(dataset, "num_shards", None)
-
-
-def check_shards(dataset: Any, processes: int) -> None:
-    """Raise a UserError if there are fewer shards than processes; other datasets can be split among any number."""
-    count = num_shards(dataset)
-    if count is not None and count < processes:
-        shards = "1 shard" if count == 1 else f"{count} shards"
-        raise UserError(
-            f"{shards} cannot be split over {processes} processes: use fewer (gpus=), or write more and smaller shards "
-            "(--shard-clips)."
-        )
 
 
 def build_dataset(options: Mapping[str, Any]) -> PairDataset:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from dnnlib import UserError
-from training.data.dataset import check_counts
-from training.data.loader import check_shards
+from training.data.dataset import check_counts, check_shards
 from training.data.sampler import PairBatch, PairLoader, empty_batch, load_batches
 from training.data.webdataset import EncodedPair, ShardPairDataset
 

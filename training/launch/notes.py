@@ -8,7 +8,8 @@ import torch
 
 from dnnlib import UserError, is_number
 from renderer.cameras import SMALL_FOV, CameraPrior
-from training.data.loader import PairDataset, num_shards
+from training.data.dataset import num_shards
+from training.data.loader import PairDataset
 from training.launch.build import ada_kimg, build_schedule
 from training.networks.density import DensityRamp
 

@@ -18,8 +18,9 @@ from torch_utils import distributed
 from training.augment.diffaugment import parse_policy
 from training.checkpoints.snapshot_files import ANEW
 from training.data.annotations import is_shards
+from training.data.dataset import check_shards
 from training.data.dataset_folders import keep_apart
-from training.data.loader import PairDataset, build_dataset, check_shards
+from training.data.loader import PairDataset, build_dataset
 from training.data.names import RUN_OPTIONS
 from training.launch.build import (
     build_augment,
