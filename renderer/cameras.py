@@ -11,11 +11,14 @@ import dataclasses
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from torch_utils.argument_checks import check_floats, check_number, check_stream, is_list, shown, whole_number
+
+if TYPE_CHECKING:
+    from torch_utils.rng import RandomStream
 
 __all__ = [
     "CameraPrior",
@@ -305,7 +308,7 @@ class CameraPrior:
 
         return self.at_angles(lerp(self.yaw, yaw), lerp(self.pitch, pitch), lerp(self.radius, radius), fov=fov)
 
-    def sample(self, n: int, stream) -> Cameras:
+    def sample(self, n: int, stream: "RandomStream") -> Cameras:
         """n random cameras (one per video), on the device of the stream (`torch_utils.rng.RandomStream`)."""
         check_stream(stream)
         n = whole_number("n", n, low=0)

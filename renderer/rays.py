@@ -10,12 +10,16 @@ Samples stay in the order in which they were evaluated (coarse, then fine), so t
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 
 from renderer.cameras import Cameras, camera_rays
 from torch_utils.argument_checks import check_number, whole_number
 from torch_utils.ops import composite as operators
+
+if TYPE_CHECKING:
+    from torch_utils.rng import RandomStream
 
 __all__ = [
     "NO_NOISE",
@@ -102,7 +106,9 @@ class RayNoise:
     background_density: torch.Tensor | None = None  # [B, R, num_background], normal
 
     @classmethod
-    def draw(cls, stream, batch: int, num_rays: int, settings: RenderSettings, *, background: bool) -> "RayNoise":
+    def draw(
+        cls, stream: "RandomStream", batch: int, num_rays: int, settings: RenderSettings, *, background: bool
+    ) -> "RayNoise":
         """Random numbers for `num_rays` rays of each of `batch` videos."""
         coarse, fine = ([batch, num_rays, count] for count in settings.samples(random=True))
         far = [batch, num_rays, settings.num_background]

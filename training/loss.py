@@ -10,7 +10,8 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import softplus
@@ -39,6 +40,11 @@ from training.networks.discriminator import (
 )
 from training.networks.generator import Generator, SynthesisOutput
 from training.networks.mixed_precision import half_precision
+
+if TYPE_CHECKING:
+    from torch_utils.rng import RandomStream
+    from torch_utils.training_stats import Statistics
+    from training.augment.ada import AdaAugment
 
 __all__ = ["CAMERA_LABEL", "GanLoss", "VideoBatch", "camera_label", "sample_single_times", "sample_times"]
 
@@ -125,13 +131,13 @@ class VideoBatch:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def sample_times(batch: int, stream) -> torch.Tensor:
+def sample_times(batch: int, stream: "RandomStream") -> torch.Tensor:
     """Two sorted times per video [B, 2], one from Beta(2, 1) and one from Beta(1, 2) (DIGAN, section 3.3)."""
     late, early = stream.beta("times/a", 2, 1, [batch]), stream.beta("times/b", 1, 2, [batch])
     return torch.stack([late, early], dim=1).sort(dim=1).values
 
 
-def sample_single_times(batch: int, stream) -> torch.Tensor:
+def sample_single_times(batch: int, stream: "RandomStream") -> torch.Tensor:
     """One uniform time per video [B, 1] in [0, 1): the distribution of one of the two `sample_times`, at random."""
     return stream.uniform("times/moment", [batch, 1])
 
@@ -176,7 +182,7 @@ class GanLoss:
         *,
         generator: Generator,
         discriminator: TimeAwareDiscriminators,
-        augment=None,
+        augment: "AdaAugment | None" = None,
         diffaugment: str = "color,translation",
         r1_gamma: float = 0.5,
         pl_weight: float = 2.0,
@@ -189,7 +195,7 @@ class GanLoss:
         bfloat16: bool = False,
         camera_condition: bool = False,
         single_images: bool = False,
-        statistics=None,
+        statistics: "Statistics | None" = None,
     ):
         check_network("generator", generator, "synthesize")
         check_network("discriminator", discriminator, "video_logits", such_as="D.network")
@@ -230,7 +236,7 @@ class GanLoss:
         self.statistics = statistics
         self.pl_mean = torch.zeros([], device=next(generator.parameters()).device)
 
-    def accumulate(self, phase: str, *, batch: VideoBatch, gain: float, stream) -> None:
+    def accumulate(self, phase: str, *, batch: VideoBatch, gain: float, stream: "RandomStream") -> None:
         """Add `gain` times the gradients of a phase ('Gmain', 'Greg', 'Dmain' or 'Dreg') to the parameters' `.grad`.
 
         Phases of the generator use the batch's labels and size only.
@@ -260,7 +266,7 @@ class GanLoss:
         if self.statistics is not None:
             self.statistics.report("Progress/nonfinite_losses", (~loss.isfinite()).sum())
 
-    def _check(self, phase: str, batch: VideoBatch, stream) -> None:
+    def _check(self, phase: str, batch: VideoBatch, stream: "RandomStream") -> None:
         """Refuse inputs that would broadcast to an unintended loss, or fail deep inside a network."""
         if phase not in self._PHASES:
             raise ValueError(f"phase must be one of {', '.join(self._PHASES)}, got {shown(phase)}.")
@@ -288,15 +294,17 @@ class GanLoss:
         if phase != "Greg":  # the only one without discriminators
             check_groups(self.discriminator, len(batch), image=self._uses_D_image)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a training state keeps of the loss: `pl_mean`, a scalar."""
         return {"pl_mean": self.pl_mean.clone()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over the result of `state_dict`."""
         self.pl_mean.copy_(state["pl_mean"])
 
     # Forward passes of the generator and of the discriminators.
 
-    def fake_styles(self, c: torch.Tensor, stream) -> torch.Tensor:
+    def fake_styles(self, c: torch.Tensor, stream: "RandomStream") -> torch.Tensor:
         """Styles [B, num_ws, w_dim] of random content codes, with style mixing (StyleGAN, section 3.1)."""
         generator, batch = self.generator, len(c)
         ws = generator.mapping(stream.normal("latents/z", [batch, generator.z_dim]), c, update_w_avg=True)
@@ -309,7 +317,9 @@ class GanLoss:
             ws = torch.where(mixed[:, None], other, ws)
         return ws
 
-    def fake_videos(self, ws: torch.Tensor, stream, **losses: bool) -> tuple[SynthesisOutput, torch.Tensor, Cameras]:
+    def fake_videos(
+        self, ws: torch.Tensor, stream: "RandomStream", **losses: bool
+    ) -> tuple[SynthesisOutput, torch.Tensor, Cameras]:
         """Two-frame videos of random motion, camera and background for given styles.
 
         Args:
@@ -343,7 +353,7 @@ class GanLoss:
     def _uses_D_image(self) -> bool:
         return self.discriminator.image is not None and self.image_weight != 0
 
-    def _augmented(self, frames: torch.Tensor, stream, prefix: str) -> torch.Tensor:
+    def _augmented(self, frames: torch.Tensor, stream: "RandomStream", prefix: str) -> torch.Tensor:
         """Frames [B, 2, 3, H, W] after ADA and DiffAugment, the same for both frames of a video."""
         if self.augment is not None:
             frames = self.augment(frames, stream, prefix=prefix)
@@ -368,7 +378,7 @@ class GanLoss:
     # added one after another: only one discriminator's activations for one kind of frames are kept at a time (of small
     # frames for both kinds).
 
-    def _generator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
+    def _generator_main(self, batch: VideoBatch, stream: "RandomStream", gain: float) -> torch.Tensor:
         """Gmain: maximise the logits of generated videos, softplus(-D(G(z))), plus the losses along rays."""
         # Generate and augment.
         ws = self.fake_styles(batch.c, stream)
@@ -405,7 +415,7 @@ class GanLoss:
         torch.autograd.backward([frames, along_rays * gain], [fake_frames.grad, None])
         return loss + along_rays.detach()
 
-    def _generator_regularisation(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
+    def _generator_regularisation(self, batch: VideoBatch, stream: "RandomStream", gain: float) -> torch.Tensor:
         """Greg: path length regularisation (StyleGAN2, section 3.2), E[(|Jᵀ y|₂ - a)²] with a the mean length.
 
         A length belongs to a video: y is noise on the pixels of all its frames, J their derivative with respect to ws.
@@ -429,7 +439,7 @@ class GanLoss:
         penalty = self._report_losses("pl_penalty", (lengths - pl_mean).square())
         return _add_gradients(self._report_losses("G/reg", penalty * self.pl_weight).mean(), gain)
 
-    def _discriminator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
+    def _discriminator_main(self, batch: VideoBatch, stream: "RandomStream", gain: float) -> torch.Tensor:
         """Dmain: minimise the logits of generated videos and maximise those of real ones."""
         # Generate without gradients; augment fakes and reals alike.
         with torch.no_grad():
@@ -443,21 +453,21 @@ class GanLoss:
             ("real", -1, real_frames, batch.dt, self.discriminator_label(batch.c, batch.angles)),
         )
         terms, video_losses, image_losses = [], [], []
-        for some in [kinds] if self._in_one_pass(batch) else [[kind] for kind in kinds]:
-            names, signs, *inputs = zip(*some)
+        for passed in [kinds] if self._in_one_pass(batch) else [[kind] for kind in kinds]:
+            names, signs, *inputs = zip(*passed)
             frames, dt, label = (_interleaved(x) for x in inputs)
             logits = self.discriminator.video_logits(frames, time_plane(frames, dt), label)
-            by_kind = _separated(logits, len(some))
-            for name, own in zip(names, by_kind):
-                self._report_logits(name, own)
-            losses = [softplus(sign * own) for sign, own in zip(signs, by_kind)]
+            by_kind = _separated(logits, len(passed))
+            for name, of_kind in zip(names, by_kind):
+                self._report_logits(name, of_kind)
+            losses = [softplus(sign * of_kind) for sign, of_kind in zip(signs, by_kind)]
             video_losses += [x.detach() for x in losses]
             terms.append(_add_gradients(_sum([x.mean() for x in losses]), gain))
 
             if self._uses_D_image:
                 logits = self.discriminator.image_logits(frames, label)
-                by_kind = _separated(logits, len(some), each=frames.shape[1])
-                losses = [softplus(sign * own) for sign, own in zip(signs, by_kind)]
+                by_kind = _separated(logits, len(passed), each=frames.shape[1])
+                losses = [softplus(sign * of_kind) for sign, of_kind in zip(signs, by_kind)]
                 image_losses += [x.detach() for x in losses]
                 terms.append(_add_gradients(self.image_weight * _sum([x.mean() for x in losses]), gain))
 
@@ -482,7 +492,7 @@ class GanLoss:
             and batch.frames[:, :, 0].numel() <= ONE_PASS
         )
 
-    def _discriminator_regularisation(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
+    def _discriminator_regularisation(self, batch: VideoBatch, stream: "RandomStream", gain: float) -> torch.Tensor:
         """Dreg: R1 on real videos, γ/2 · E[|∇D(x)|²] (Mescheder et al. 2018).
 
         The gradient is taken with respect to the video discriminator's input before augmentation, Δt plane included,

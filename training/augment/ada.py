@@ -9,6 +9,7 @@ for motion.
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,6 +20,9 @@ from torch_utils.argument_checks import check_images, check_number, check_stream
 from torch_utils.caller_settings import full_float32, without_autocast
 from torch_utils.training_stats import Statistics
 from training.augment import ada_transforms as transforms
+
+if TYPE_CHECKING:
+    from torch_utils.rng import RandomStream
 
 __all__ = ["AdaAugment", "AdaController", "AdaFeedback", "OPERATIONS", "PIPELINES"]
 
@@ -146,7 +150,7 @@ class AdaAugment(nn.Module):
 
     @without_autocast()
     @full_float32()  # of coordinates and colours: 11 bits would misplace pixels at 256² by up to a tenth of one
-    def forward(self, frames: torch.Tensor, stream, *, prefix: str = "") -> torch.Tensor:
+    def forward(self, frames: torch.Tensor, stream: "RandomStream", *, prefix: str = "") -> torch.Tensor:
         """Augment videos.
 
         Args:
@@ -276,7 +280,7 @@ def _product(matrices):
 class _Draws:
     """Random parameters of the operations in one pass, one set per video."""
 
-    def __init__(self, stream, *, batch: int, multipliers: Mapping[str, float], p: float, prefix: str):
+    def __init__(self, stream: "RandomStream", *, batch: int, multipliers: Mapping[str, float], p: float, prefix: str):
         self.stream = stream
         self.batch = batch
         self.multipliers = multipliers

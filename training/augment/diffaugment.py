@@ -4,6 +4,8 @@ All frames of a video share their random numbers, so that augmentation cannot be
 linear in the pixels; gradients pass to the generator, and second derivatives to R1.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
@@ -11,13 +13,16 @@ from dnnlib import choices_hint
 from torch_utils import custom_ops
 from torch_utils.argument_checks import check_images, check_stream, shown
 
+if TYPE_CHECKING:
+    from torch_utils.rng import RandomStream
+
 __all__ = ["POLICIES", "diffaugment", "parse_policy"]
 
 TRANSLATION_RATIO = 1 / 8  # largest shift, as a fraction of the image size
 CUTOUT_RATIO = 1 / 2  # edge of the zeroed rectangle, as a fraction of the image size
 
 
-def diffaugment(frames: torch.Tensor, policy: str, stream, *, prefix: str = "") -> torch.Tensor:
+def diffaugment(frames: torch.Tensor, policy: str, stream: "RandomStream", *, prefix: str = "") -> torch.Tensor:
     """Augment videos.
 
     Args:
@@ -54,7 +59,7 @@ def parse_policy(policy: str) -> list[str]:
     return operations
 
 
-def color(x, stream, prefix):
+def color(x: torch.Tensor, stream: "RandomStream", prefix: str) -> torch.Tensor:
     """Brightness, then saturation, then contrast.
 
     With mean_rgb the mean over the channels of a pixel and mean_all that over a frame, the published steps are
@@ -73,7 +78,7 @@ def color(x, stream, prefix):
     return torch.addcmul(c * (1 - s) * mean_rgb + ((1 - c) * mean_all + b), x, c * s)
 
 
-def translation(x, stream, prefix):
+def translation(x: torch.Tensor, stream: "RandomStream", prefix: str) -> torch.Tensor:
     """Translation by integer pixels with zero padding. "x" is the first image axis (rows), as in the published code."""
     shifts = []
     for axis, size in (("x", x.shape[3]), ("y", x.shape[4])):
@@ -116,7 +121,7 @@ def _gather_shifted(x, dx, dy):
     return padded[index, :, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)
 
 
-def cutout(x, stream, prefix):
+def cutout(x: torch.Tensor, stream: "RandomStream", prefix: str) -> torch.Tensor:
     """Cutout: a rectangle of half the image size, centred anywhere in the image, is set to zero."""
     # The rectangle is the outer product of an interval of rows and one of columns.
     masks = []

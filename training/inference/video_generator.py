@@ -71,6 +71,8 @@ from training.networks.generator import Generator, SynthesisOutput
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from torch_utils.rng import RandomStream
+
 __all__ = ["VideoGenerator", "load_generator"]
 
 CARD_SEEDS, CARD_FRAMES = 4, 6  # rows and columns of the picture of a model card
@@ -201,7 +203,7 @@ class VideoGenerator(nn.Module):
         times: torch.Tensor,
         cameras: Cameras | None = None,
         truncation_psi: float | None = None,
-        stream=None,
+        stream: "RandomStream | None" = None,
     ) -> SynthesisOutput:
         """Frames of B videos, differentiable: image [B, T, 3, H, W] (nominally in [-1, 1]), image_raw, depth, opacity.
 

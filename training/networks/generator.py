@@ -9,7 +9,7 @@ A video's frames share everything but time. Letters: B videos, T frames of a vid
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from training.networks.cpu_inference import FusedNetworks
 from training.networks.fields import BackgroundField, BlendedForeground, ForegroundField
 from training.networks.mapping import MappingNetwork, MotionNetwork
 from training.networks.upsampler import Upsampler
+
+if TYPE_CHECKING:
+    from torch_utils.rng import RandomStream
 
 __all__ = ["Generator", "ModulatedWeights", "SynthesisOutput", "VolumeOutput", "conditioned_fields"]
 
@@ -191,7 +194,7 @@ class Generator(nn.Module):
         z_bg: torch.Tensor,
         times: torch.Tensor,
         cameras: Cameras,
-        stream=None,
+        stream: "RandomStream | None" = None,
         path_loss: bool = False,
         distortion: bool = False,
         ray_chunk: int | None = None,
@@ -212,6 +215,9 @@ class Generator(nn.Module):
             image [B, T, 3, H, W]; image_raw [B, T, 3, h, w]; depth and opacity [B, T, h, w]; path_loss and distortion
             [B, T], None unless requested.
 
+        Raises:
+            ValueError: A loss along rays is requested without `stream`.
+
         In training mode (`self.training`) the magnitude EMAs of the upsampler are updated, and the range of sampled
         depths stays where it is: from cameras outside the prior the scene may be cut off.
         """
@@ -228,6 +234,8 @@ class Generator(nn.Module):
         pixels = self.pixels(ws).expand(batch, -1, -1)
         num_rays = pixels.shape[1]
         if path_loss or distortion:
+            if stream is None:
+                raise ValueError("path_loss and distortion need a stream: the place of their rays is random.")
             offset = stream.uniform("render/path_offset", [batch, 2])
             lattice = lattice_pixel_indices(offset, self.resolution, self.settings.path_lattice)
             pixels = torch.cat([pixels, pixel_centers(self.resolution, ws.device).to(ws.dtype)[lattice]], dim=1)

@@ -36,6 +36,12 @@ def test_rendering_is_deterministic_without_a_stream(generator):
     assert torch.equal(first, again)
 
 
+@pytest.mark.parametrize("loss", ["path_loss", "distortion"])
+def test_losses_along_rays_need_a_stream(generator, loss):
+    with pytest.raises(ValueError, match="^path_loss and distortion need a stream"):
+        generator.synthesize(**codes(), times=TIMES, cameras=cameras(), **{loss: True})
+
+
 @torch.no_grad()
 def test_the_stream_decides(generator):
     def image(seed):
