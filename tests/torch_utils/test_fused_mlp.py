@@ -174,6 +174,8 @@ def test_mistakes_are_named():
         FusedMLP([layer], impl="cuda")
     with pytest.raises(ValueError, match="layer 1 with 3 inputs does not fit its source, layer 0"):
         FusedMLP([layer, MLPLayer(rand(2, 3), source=0)])
+    with pytest.raises(ValueError, match="layer 1 with 30 inputs does not fit its source, layer -1"):
+        FusedMLP([MLPLayer(rand(4, 32)), MLPLayer(rand(2, 30))])
     with pytest.raises(ValueError, match="layer 0 has the slope 2; it must be at most 1"):
         FusedMLP([MLPLayer(rand(4, 3), slope=2)])
     with pytest.raises(ValueError, match="does not fit its source"):

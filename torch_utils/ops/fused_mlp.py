@@ -92,14 +92,16 @@ class FusedMLP:
             raise ValueError(f"fused_mlp: precision must be {' or '.join(PRECISIONS)}, not '{precision}'")
         if impl not in ("auto", "ref", "cpu"):
             raise ValueError(f"fused_mlp: impl must be auto, ref or cpu, not '{impl}'")
+        widths = {-1: layers[0].weight.shape[1]}  # of possible sources
         for i, layer in enumerate(layers):
             inputs = layer.weight.shape[1]
             if layer.slope > 1:
                 raise ValueError(f"fused_mlp: layer {i} has the slope {layer.slope}; it must be at most 1")
-            if layer.source >= i or (layer.source >= 0 and len(layers[layer.source].weight) != inputs):
+            if widths.get(layer.source) != inputs:
                 raise ValueError(
                     f"fused_mlp: layer {i} with {inputs} inputs does not fit its source, layer {layer.source}"
                 )
+            widths[i] = len(layer.weight)
         self.layers, self.precision = list(layers), precision
         self._input_means: dict[int, torch.Tensor] | None = None if precision == "bfloat16" else {}  # by source
         self._remeasures_means = remeasures_means and precision == "bfloat16"
