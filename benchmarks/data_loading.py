@@ -29,7 +29,7 @@ from torch_utils.memory import keep_freed_memory
 from training.data.annotations import SHARDS_FORMAT
 from training.data.dataset import VideoPairDataset
 from training.data.frame_index import list_files
-from training.data.sampler import make_loader
+from training.data.frames_loader import make_loader
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_loader import make_shard_loader
 from training.dataset_tool.archives import pack_shards, pack_zip

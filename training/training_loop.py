@@ -32,7 +32,7 @@ from training.checkpoints.snapshot import load_average_generator
 from training.checkpoints.snapshot_files import STATE_FILE, snapshot_name
 from training.checkpoints.training_state import OptimizerState
 from training.cuda_graphs import PhaseGraphs
-from training.data.sampler import PairLoader
+from training.data.pair_loader import PairLoader
 from training.ema import GeneratorEMA, RunningMeans
 from training.loss import GanLoss, VideoBatch
 from training.monitoring.geometry_monitor import GeometryMonitor

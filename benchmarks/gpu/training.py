@@ -19,7 +19,7 @@ from renderer.depth import surface_depth
 from renderer.video import image_grid, save_png, to_uint8
 from training.checkpoints.snapshot import load_average_generator
 from training.data.dataset import VideoPairDataset
-from training.data.sampler import make_loader
+from training.data.frames_loader import make_loader
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import SeedLatents, generator_latents
 from training.launch.config import compose_options

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from dnnlib import UserError
 from training.data.annotations import is_shards
 from training.data.dataset import VideoPairDataset, num_shards
-from training.data.sampler import PairLoader, make_loader
 
 if TYPE_CHECKING:
+    from training.data.pair_loader import PairLoader
     from training.data.webdataset import ShardPairDataset
 
 __all__ = ["PairDataset", "build_dataset", "build_loader"]
@@ -51,12 +51,12 @@ def build_loader(
     rank: int,
     world_size: int,
     pin_memory: bool,
-) -> PairLoader:
+) -> "PairLoader":
     """Batches of real data for one process.
 
     Args:
         position: Videos that all processes together have consumed.
-        pin_memory: See training.data.sampler.make_loader; true on a GPU.
+        pin_memory: See training.data.frames_loader.make_loader; true on a GPU.
     """
     workers = options["workers"]
     if workers is None:  # not stored with the run, which may continue on another device
@@ -69,7 +69,10 @@ def build_loader(
         "world_size": world_size,
         "pin_memory": pin_memory,
     }
+    # Imported here: a dry run loads nothing, and few datasets are tar files.
     if num_shards(dataset) is None:
+        from training.data.frames_loader import make_loader
+
         return make_loader(dataset, **shared, seed=options["seed"])
     from training.data.webdataset_loader import make_shard_loader
 

@@ -7,7 +7,7 @@ import torch
 
 from dnnlib import UserError
 from training.data.dataset import check_counts, check_shards
-from training.data.sampler import PairBatch, PairLoader, empty_batch, load_batches
+from training.data.pair_loader import PairBatch, PairLoader, empty_batch, load_batches
 from training.data.webdataset import EncodedPair, ShardPairDataset
 
 __all__ = ["make_shard_loader"]
@@ -74,7 +74,7 @@ def make_shard_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> PairLoader:
-    """Batches of shards; the arguments are those of training.data.sampler.make_loader.
+    """Batches of shards; the arguments are those of training.data.frames_loader.make_loader.
 
     At most one worker per shard is used.
 
