@@ -44,7 +44,7 @@ from training.networks.mixed_precision import half_precision
 if TYPE_CHECKING:
     from torch_utils.rng import RandomStream
     from torch_utils.training_stats import Statistics
-    from training.augment.ada import AdaAugment
+    from training.augment.ada import AdaAugment, AdaFeedback
 
 __all__ = ["CAMERA_LABEL", "GanLoss", "VideoBatch", "camera_label", "sample_single_times", "sample_times"]
 
@@ -195,7 +195,7 @@ class GanLoss:
         bfloat16: bool = False,
         camera_condition: bool = False,
         single_images: bool = False,
-        statistics: "Statistics | None" = None,
+        statistics: "Statistics | AdaFeedback | None" = None,
     ):
         check_network("generator", generator, "synthesize")
         check_network("discriminator", discriminator, "video_logits", such_as="D.network")
