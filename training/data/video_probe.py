@@ -196,8 +196,8 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     fps, timing, untimed = _find_timing(path)
     if timing is None and (rate := FPS.search(line)) is not None:
         stated = float(rate[1]) * (1000 if rate[2] else 1)
-        if fps is None or abs(fps - stated) < SAME_RATE * stated:  # time stamps may be rounded to milliseconds
-            fps = stated
+        if fps is None or round(fps, 2) != stated and abs(fps - stated) < SAME_RATE * stated:
+            fps = stated  # it has two decimals, but a few time stamps that are rounded to milliseconds say less
         elif interlaced:  # a packet may be a field
             fps = min(fps, stated)
     return VideoInfo(

@@ -204,6 +204,15 @@ def test_frames_at_another_rate(rate, fps, container, tmp_path, long):
         assert numbers(found) == shown[::stride][:limit]
 
 
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+@pytest.mark.parametrize("rate", ["24000/1001", "48000/1001", "50/3"])
+def test_rates_of_more_than_two_decimals(rate, container, tmp_path, steady):
+    """With 23.98 for 23.976 a frame of another time would be taken after four minutes."""
+    movie = tmp_path / f"a.{container}"
+    run_ffmpeg("-stream_loop", 9, "-r", rate, "-i", steady, "-fps_mode", "passthrough", "-c:v", "libx264", movie)
+    assert probe_video(str(movie)).fps == pytest.approx(float(Fraction(rate)), abs=0.001)
+
+
 def test_frames_of_an_animated_image_at_another_rate(tmp_path, long):
     """Its time stamps are rounded to hundredths of a second."""
     palette = "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=none"
