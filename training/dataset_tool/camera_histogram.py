@@ -17,13 +17,13 @@ BAR, LINE, INK = (110, 150, 200), (200, 60, 40), (40, 40, 40)
 
 
 def write_histogram(angles: np.ndarray, file: str) -> None:
-    """Write two panels, yaw and pitch, of cameras [n, 2] in radians; the red line is the fitting prior's density."""
+    """Write two panels, yaw and pitch, of n clips' cameras [n, 2] in radians; the red line is the fitting prior."""
     angles = in_one_turn(angles)
     prior = fit_prior(angles)
     image = Image.new("RGB", (2 * PANEL[0], PANEL[1]), (255, 255, 255))
     draw = ImageDraw.Draw(image)
     for k, (name, (low, high)) in enumerate((("yaw", prior.yaw), ("pitch", prior.pitch))):
-        _panel(draw, k * PANEL[0], angles[:, k], f"{name}, {len(angles)} cameras", low, high, prior.distribution)
+        _panel(draw, k * PANEL[0], angles[:, k], f"{name}, {len(angles)} clips", low, high, prior.distribution)
     with atomic_write(file) as stream:
         image.save(stream, format="PNG")
 

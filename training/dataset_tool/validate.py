@@ -51,7 +51,7 @@ class DatasetReport:
     clips: int = 0
     short: int = 0
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    cameras: list[np.ndarray] = dataclasses.field(default_factory=list)  # yaw and pitch of each video or clip
+    cameras: list[np.ndarray] = dataclasses.field(default_factory=list)  # yaw and pitch of each clip
     problems: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -113,14 +113,16 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
         _compare(report, manifest, counts)
     if clip_known:
         _require_clips(report)
+    clips = np.array([len(video) // report.nframes for video in store.videos])
+    uses = clips if clips.any() else np.ones_like(clips)  # of each video by training
     try:
         if has_entries(store, "labels"):
             labels, c_dim = read_labels(store, store.videos)
             report.notes.append(f"labels of length {c_dim} for every video")
-            unused = describe_unused_classes(labels, c_dim)
+            unused = describe_unused_classes(labels[uses > 0], c_dim)
             report.notes += [] if unused is None else [unused]
         if has_entries(store, "cameras"):
-            report.cameras = list(read_cameras(store, store.videos))
+            report.cameras = list(np.repeat(read_cameras(store, store.videos), uses, axis=0))
             report.notes.append("a camera for every video")
         report.notes += filter(None, [describe_elsewhere(store)])
         report.notes += notes_on_unmatched(store, store.videos, [kind for kind in KINDS if has_entries(store, kind)])

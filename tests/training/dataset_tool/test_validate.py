@@ -115,6 +115,26 @@ def test_clips_without_a_camera_beside_others_with_one(source, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("shape", ["folder", "shards"])
+def test_cameras_count_once_for_every_clip(source, tmp_path, shape):
+    """As often as training shows them: a long video has many clips, and one that is too short has none."""
+    lengths = {"v0": 8, "v1": 3, "v2": 4}
+    for video, length in lengths.items():
+        folder = shutil.copytree(source / "train" / video, tmp_path / "source" / video)
+        for number in range(length, 8):
+            (folder / f"{number:03d}.png").unlink()
+    entries = {"cameras": [[f"v{v}", [v / 10, 1.5]] for v in range(3)], "labels": [[f"v{v}", v] for v in range(3)]}
+    (tmp_path / "source" / "dataset.json").write_text(json.dumps(entries))
+    whole = tmp_path / "source"
+    if shape == "shards":
+        prepare(source=str(whole), out=str(tmp_path / "set"), resolution=8, nframes=4, shape=shape)
+    report = check_dataset(str(whole if shape == "folder" else tmp_path / "set"), nframes=4)
+    assert sorted(float(yaw) for yaw, _ in report.cameras) == pytest.approx([0, 0, 0.2])
+    assert any("no video in use for 1 of 3 classes, e.g. class 1" in note for note in report.notes) == (
+        shape == "folder"
+    )
+
+
 def test_cameras_in_degrees_beside_clips_of_other_programs(source, tmp_path):
     """Without a manifest nothing else says that there are cameras."""
     labelled = shutil.copytree(source, tmp_path / "source")
