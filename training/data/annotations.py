@@ -121,10 +121,10 @@ def read_labels(
     return _to_array(entries, videos, posixpath.join(store.path, ANNOTATIONS))
 
 
-def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
-    """Yaw and pitch in the order of the videos, float32 [videos, 2] in radians."""
+def read_cameras(store: FrameStore, videos: list[Video], *, otherwise: str = WITHOUT["cameras"]) -> np.ndarray:
+    """Yaw and pitch in the order of the videos, float32 [videos, 2] in radians; for the rest see read_labels."""
     file = posixpath.join(store.path, ANNOTATIONS)
-    cameras = _read_entries(store, videos, "cameras", otherwise=WITHOUT["cameras"])
+    cameras = _read_entries(store, videos, "cameras", otherwise=otherwise)
     angles = [_to_angles(cameras[listed_path(video.path)], path=video.path, file=file) for video in videos]
     return np.array(angles, dtype=np.float32).reshape(-1, 2)
 

@@ -34,6 +34,7 @@ from training.dataset_tool.staging import Unfinished, replace_path, write_json
 __all__ = ["BOX_FILE", "check_lengths", "check_out", "prepare", "read_manifest", "dataset_summary"]
 
 BOX_FILE = "faces.json"  # boxes of the clips, in a dataset made with --faces
+IN_TAR_FILES = "in tar files all clips have one, or none"
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -250,17 +251,17 @@ def _require_entries(among: SourceSet, crop: Crop) -> None:
     clips = [] if crop.boxes is None else [clip for found in crop.boxes.clips.values() for clip in found]
     wanted = [Video(source.path, 0, 0) for source in among.sources if listed_path(source.path) not in left_out]
     if among.entries.get("labels"):
-        read_labels(among.store, wanted)
+        read_labels(among.store, wanted, otherwise=f"remove all labels: {IN_TAR_FILES}")
     if all(clip.cameras is None for clip in clips):  # else those of dataset.json are not used
         if among.entries.get("cameras"):
-            read_cameras(among.store, wanted)
+            read_cameras(among.store, wanted, otherwise=f"remove all cameras: {IN_TAR_FILES}")
         return
     for video in wanted:
         found = crop.boxes.clips.get(listed_path(video.path), [])
         if not found or any(clip.cameras is None for clip in found):
             raise UserError(
-                f"'{video.path}' has no camera in the file of boxes (or a clip without one), but other videos have: in "
-                "tar files all clips have one, or none."
+                f"'{video.path}' has no camera in the file of boxes (or a clip without one), but other videos have: "
+                f"{IN_TAR_FILES}."
             )
 
 

@@ -221,8 +221,8 @@ def test_cameras_of_the_source_stay_where_clips_have_none(movies, tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ({"labels": {"a.mp4": 0}}, "no label for 1 of 2 videos, e.g. 'b.mp4'"),
-        ({"cameras": {"a.mp4": [0, 1.5]}}, "no camera for 1 of 2 videos, e.g. 'b.mp4'"),
+        ({"labels": {"a.mp4": 0}}, "no label for 1 of 2 videos, e.g. 'b.mp4'.* or remove all labels"),
+        ({"cameras": {"a.mp4": [0, 1.5]}}, "no camera for 1 of 2 videos, e.g. 'b.mp4'.* or remove all cameras"),
     ],
 )
 def test_tar_files_need_entries_of_all_videos_before_anything_is_converted(movies, tmp_path, content, message):
