@@ -16,6 +16,7 @@ from benchmarks.learning.runs import (
     KNOWN_CAMERAS,
     LONG_AVERAGE,
     ROOT,
+    SEEDS,
     Run,
     ablations,
     full_runs,
@@ -363,9 +364,9 @@ def _ablations(runs: list[Run], results: dict[str, list[dict]]) -> str:
     more = f"\nNot trained yet: {', '.join(missing)}.\n" if missing else ""
     same = abs(of_main["kimg"] - min(run.kimg for run in runs)) < 0.1
     length = f"{of_main['kimg']:.1f} kimg, its nearest snapshot"
-    models = "Single runs with camera labels, after the same number of videos"
-    models = models if same else f"Single runs with camera labels; the full model after {length}"
-    opening = f"## Ablations\n\n{models}.\n\n"
+    models = f"Single runs with camera labels: the full model with seed {SEEDS[0]}, the others with seed 0"
+    models += ", after the same number of videos" if same else f"; the full model after {length}"
+    opening = f"## Ablations\n\n{textwrap.fill(f'{models}.', 120)}\n\n"
     return opening + "\n".join(lines) + "\n" + more
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "COMMON",
     "DEVICES",
     "LONG_AVERAGE",
+    "SEEDS",
     "Run",
     "ablations",
     "full_runs",
