@@ -84,7 +84,8 @@ class Clip:
         if self.cameras is None:
             return None
         chosen = self.cameras if len(self.cameras) == 1 else self.cameras[frames.start : frames.stop]
-        return np.median(chosen, axis=0).round(5).tolist()
+        # Behind a head yaw jumps by a whole turn, and the median of 3.1 and -3.1 would be the front.
+        return np.median(np.unwrap(chosen, axis=0), axis=0).round(5).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,7 @@ class CropPlan:
         self._crop, self._path, self._boxes = crop, path, boxes
         self._roll = roll
         if roll is not None and len(roll) > 1 and crop.boxes.smoothing > 0:
-            self._roll = gaussian_filter1d(roll, crop.boxes.smoothing, mode="nearest")
+            self._roll = gaussian_filter1d(np.unwrap(roll), crop.boxes.smoothing, mode="nearest")
         self._squares: np.ndarray | None = None
         self._size: tuple[int, int] | None = None
 

@@ -160,6 +160,18 @@ def test_the_camera_of_some_frames_is_their_median():
     assert clip.camera_of(range(1, 4)) == pytest.approx([0.2, 1.6])
 
 
+def test_angles_that_jump_by_a_whole_turn():
+    """Cameras behind the head, and a head upside down: 3.1 and -3.1 are alike, and 0 is opposite."""
+    angles = (np.linspace(3.0, 3.4, 21) + math.pi) % (2 * math.pi) - math.pi
+    cameras = np.stack([angles, np.full(21, 1.5)], axis=1)
+    clip = Clip(first=0, frames=21, boxes=np.array([[10.0, 10, 20, 20]]), roll=angles, cameras=cameras)
+    assert clip.camera_of(range(0, 21)) == pytest.approx([3.2, 1.5])
+    boxes = Boxes(by_path={}, digest="", scale=1.0, smoothing=2.0)
+    plan = Crop(boxes=boxes).clip_plan("a", clip)
+    for frame in range(6, 15):  # farther from the ends than the smoothing reaches
+        assert math.remainder(plan.roll(frame) - angles[frame], 2 * math.pi) == pytest.approx(0, abs=1e-3)
+
+
 def test_the_roll_is_smoothed_as_the_squares_are():
     roll = np.zeros(31)
     roll[15] = 1
