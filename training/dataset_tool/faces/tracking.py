@@ -40,7 +40,7 @@ def link_tracks(video: VideoDetections, *, min_score: float) -> tuple[list[Track
     not be told apart when they separate again.
 
     Returns:
-        The tracks, and the number of frames in which faces cover each other.
+        The tracks, and the number of detections of faces that cover each other.
     """
     done: list[Track] = []
     active: list[Track] = []
@@ -48,7 +48,7 @@ def link_tracks(video: VideoDetections, *, min_score: float) -> tuple[list[Track
     for number, frame in enumerate(video.frames):
         found = _without_doubles([detection for detection in frame if detection.score >= min_score])
         hidden = _occluded(found)
-        covered += bool(hidden)
+        covered += len(hidden)
         keep = [track for track in active if number - track.frames[-1] <= MAX_GAP + 1 and number not in cuts]
         done += [track for track in active if track not in keep]
         links = _assign([track.detections[-1] for track in keep], found)

@@ -103,6 +103,12 @@ def test_faces_that_cross_are_not_confused():
     assert all(np.ptp(clip.angles[:, 0]) < 1e-6 for clip in found.clips)
 
 
+def test_both_faces_that_cover_each_other_are_counted():
+    apart, together = ([head(center=(30, 50)), head(center=(x, 50))] for x in (120, 50))
+    found = clips_of([*[apart] * 20, *[together] * 8, *[apart] * 20], which="all")
+    assert spans(found) == [(0, 20), (0, 20), (28, 48), (28, 48)] and found.left_out == {"covered by another": 16}
+
+
 def test_faces_that_swap_between_two_frames():
     left, right = (30, 50), (120, 50)
     frames = [[head(0.4, center=left), head(-0.4, center=right, side=44)]] * 20
