@@ -271,7 +271,9 @@ def notes(manifest: dict[str, Any]) -> list[str]:
     found += describe_remarks(Remarks(**remark) for remark in remarks)
     enlarged = sum(source["crop"][2] < manifest["resolution"] for source in manifest["sources"])
     if enlarged:
-        found.append(f"{enlarged} video(s) were enlarged: their square has fewer than {manifest['resolution']} pixels.")
+        found.append(
+            f"{enlarged} video(s) were enlarged: their smallest square has fewer than {manifest['resolution']} pixels."
+        )
     rates = [source["fps"] for source in manifest["sources"] if source["fps"]]
     if rates and max(rates) > SAME_RATE * min(rates):
         found.append(

@@ -150,7 +150,7 @@ def convert_video(
         threads: Threads of its decoder.
 
     Returns:
-        The video's record: name, source, stamp, fps (before the stride), size (of its frames), crop (the first frame's
+        The video's record: name, source, stamp, fps (before the stride), size (of its frames), crop (the smallest
         square: left, top, side), remarks (see decode_video), frames (after the stride), pieces (name and frames of
         each), cameras (yaw and pitch of each piece of clips, None without; else empty), bytes (of all).
 
@@ -175,7 +175,8 @@ def convert_video(
                 if number in part.span:
                     position = number * stride - part.first
                     square, roll = part.plan.square(position, frame.size), part.plan.roll(position)
-                    record["crop"] = record["crop"] or [round(float(x), 2) for x in square]
+                    crop = [round(float(x), 2) for x in square]
+                    record["crop"] = min(record["crop"] or crop, crop, key=lambda found: found[2])
                     part.writer.add(cut_square(frame, square, conversion.resolution, roll=roll))
             total = number + 1
             on_frame()

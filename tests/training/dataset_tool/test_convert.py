@@ -166,6 +166,15 @@ def test_stride_of_the_tool_counts_in_training(movies, tmp_path):
         VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=1, frame_stride=3)
 
 
+def test_a_clip_that_is_enlarged_after_one_that_is_not(movies, tmp_path):
+    clips = [{"first": k, "frames": 4, "box": [0, 0, side, side]} for k, side in ((0, 12), (2, 6))]
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.mp4": clips}))
+    crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1.0, smoothing=0.0))
+    manifest = prepare_frames(movies / "a.mp4", tmp_path / "out", crop=crop, resolution=8)
+    assert manifest["sources"][0]["crop"] == [0, 0, 6]
+    assert "1 video(s) were enlarged: their smallest square has fewer than 8 pixels." in dataset_tool.notes(manifest)
+
+
 def test_clips_with_and_without_a_camera(movies, tmp_path):
     clips = [{"first": k, "frames": 4, "box": [0, 0, 8, 8]} for k in (0, 2)]
     clips[1]["camera"] = [0.1, 1.5]
