@@ -96,15 +96,17 @@ def held_frames(times: np.ndarray, steps: np.ndarray) -> EvenFrames | None:
 def mean_rate(times: np.ndarray, *, tick: float = 0.0) -> float | None:
     """Frames per second of even frames at the given times in seconds; None for fewer than two.
 
-    It is a whole number where times in units of `tick`, if these are much shorter than a frame, may be rounded to it.
+    It is a whole number, or a multiple of 1 / 1.001 (NTSC), where times in units of `tick`, if these are much shorter
+    than a frame, may be rounded to it.
     """
     if len(times) < 2 or times[0] >= times[-1]:
         return None
     rate = 1 / _mean_step(times)
-    whole = max(round(rate), 1)
-    if 2 * tick * whole <= 1 and np.ptp(times - np.arange(len(times)) / whole) <= tick:
-        return float(whole)
-    return round(rate, 3)
+    for usual in (max(round(rate), 1), max(round(1.001 * rate), 1) / 1.001):
+        if 2 * tick * usual <= 1 and np.ptp(times - np.arange(len(times)) / usual) <= tick:
+            rate = float(usual)
+            break
+    return round(rate, 6)  # with 59.94 for 59.94006, every second frame would be one too early after 500
 
 
 def _shown_frames(shown: np.ndarray, *, times: np.ndarray, **others: float) -> EvenFrames:

@@ -28,9 +28,12 @@ def test_constant_rates(times):
     assert even_frames(np.array(times, dtype=float)) is None
 
 
+NTSC = pytest.approx(30000 / 1001, abs=1e-6)
+
+
 def test_rates_of_even_frames():
     times = [EVEN, np.round(np.arange(3000) * 1001 / 30000, 3), np.cumsum(np.tile([2, 3], 100)) / 60, np.array([0, 5])]
-    assert [mean_rate(each) for each in times] == [30, 29.97, pytest.approx(24, abs=0.01), 0.2]
+    assert [mean_rate(each) for each in times] == [30, NTSC, pytest.approx(24, abs=0.01), 0.2]
     assert [mean_rate(each) for each in (EVEN[:0], EVEN[:1], np.zeros(9))] == [None] * 3
 
 
@@ -38,7 +41,8 @@ def test_rates_of_rounded_times():
     hundredths = np.round(EVEN[:45], 2)
     assert mean_rate(hundredths) == pytest.approx(29.99, abs=0.01) and mean_rate(hundredths, tick=0.01) == 30
     ntsc = np.arange(100) * 1001 / 30000
-    assert [mean_rate(ntsc, tick=tick) for tick in (1 / 30000, 0.001, 1001 / 30000)] == [29.97] * 3
+    assert [mean_rate(ntsc, tick=tick) for tick in (1 / 30000, 0.001, 1001 / 30000)] == [NTSC] * 3
+    assert mean_rate(np.round(np.arange(45) * 1001 / 60000, 3), tick=0.001) == pytest.approx(60000 / 1001, abs=1e-6)
     assert mean_rate(np.arange(9) / 0.4, tick=0.001) == 0.4
 
 
