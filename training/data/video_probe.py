@@ -198,8 +198,8 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
         stated = float(rate[1]) * (1000 if rate[2] else 1)
         if fps is None or round(fps, 2) != stated and abs(fps - stated) < SAME_RATE * stated:
             fps = stated  # it has two decimals, but a few time stamps that are rounded to milliseconds say less
-        elif interlaced:  # a packet may be a field
-            fps = min(fps, stated)
+        elif interlaced and round(fps, 2) > stated:  # a packet may be a field
+            fps = stated
     return VideoInfo(
         fps=fps,
         alpha=decoder is not None or has_alpha,

@@ -173,6 +173,13 @@ def test_the_rate_of_fields_in_packets_of_their_own(tmp_path, monkeypatch):
     assert info.interlaced and info.fps == 25
 
 
+def test_the_rate_of_interlaced_frames_is_not_rounded(tmp_path):
+    options = ["-c:v", "libx264", "-flags", "+ildct+ilme", tmp_path / "a.mp4"]
+    run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=30000/1001:d=0.4,setfield=tff", *options)
+    info = probe_video(str(tmp_path / "a.mp4"))
+    assert info.interlaced and info.fps == pytest.approx(30000 / 1001, abs=1e-6)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Other frame rates
 
