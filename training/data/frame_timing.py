@@ -93,19 +93,23 @@ def held_frames(times: np.ndarray, steps: np.ndarray) -> EvenFrames | None:
     return found if found.repeated or found.left_out else None
 
 
-def mean_rate(times: np.ndarray, *, tick: float = 0.0) -> float | None:
+def mean_rate(times: np.ndarray, *, tick: float = 0.0, stated: float | None = None) -> float | None:
     """Frames per second of even frames at the given times in seconds; None for fewer than two.
 
     It is a whole number, or a multiple of 1 / 1.001 (NTSC), where times in units of `tick`, if these are much shorter
-    than a frame, may be rounded to it.
+    than a frame, may be rounded to it; and the rate that the file states, to two decimals, where the times scatter more
+    than the two rates differ over all of them.
     """
     if len(times) < 2 or times[0] >= times[-1]:
         return None
-    rate = 1 / _mean_step(times)
-    for usual in (max(round(rate), 1), max(round(1.001 * rate), 1) / 1.001):
-        if 2 * tick * usual <= 1 and np.ptp(times - np.arange(len(times)) / usual) <= tick:
-            rate = float(usual)
-            break
+    step = _mean_step(times)
+    rate = 1 / step
+    usual = (max(round(rate), 1), max(round(1.001 * rate), 1) / 1.001)
+    fitting = [r for r in usual if 2 * tick * r <= 1 and np.ptp(times - np.arange(len(times)) / r) <= tick]
+    rate = float(min(fitting, key=lambda r: round(r, 2) != stated, default=rate))
+    if stated and not (fitting and round(rate, 2) == stated):
+        scatter = np.ptp(times - step * np.arange(len(times)))
+        rate = stated if abs(1 / rate - 1 / stated) * len(times) <= scatter else rate
     return round(rate, 6)  # with 59.94 for 59.94006, every second frame would be one too early after 500
 
 

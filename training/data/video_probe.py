@@ -50,7 +50,7 @@ STRAIGHT = 0.017  # tangent of one degree
 FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) fps\b")
 # The units of a stream without a container, of which ffmpeg guesses the rate; MOV and MP4 may keep them.
 RAW = re.compile(r"Input #0, (?!mov,).*, 1200k tbn\b", re.DOTALL)
-SAME_RATE = 0.01  # relative difference of rates that count as equal: of time stamps, as stated, and as requested
+SAME_RATE = 0.01  # relative difference of rates that count as equal: that of a video, and the requested one
 # Pixel formats with alpha, and RGB formats: the frames of a stream of PNGs, for instance, may differ in it.
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
 # Of uncompressed pictures of Windows (BI_RGB, which has no tag) the fourth byte is unused, and often 0.
@@ -193,13 +193,11 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     about = stream["about"] or ""
     colours = COLOURS.search(about)
     interlaced = INTERLACED.search(about) is not None
-    fps, timing, untimed = _find_timing(path)
-    if timing is None and (rate := FPS.search(line)) is not None:
-        stated = float(rate[1]) * (1000 if rate[2] else 1)
-        if fps is None or round(fps, 2) != stated and abs(fps - stated) < SAME_RATE * stated:
-            fps = stated  # it has two decimals, but a few time stamps that are rounded to milliseconds say less
-        elif interlaced and round(fps, 2) > stated:  # a packet may be a field
-            fps = stated
+    rate = FPS.search(line)
+    stated = None if rate is None else float(rate[1]) * (1000 if rate[2] else 1)
+    fps, timing, untimed = _find_timing(path, stated)
+    if timing is None and stated is not None and (fps is None or interlaced and round(fps, 2) > stated):
+        fps = stated  # if there is another one, its packets are fields
     return VideoInfo(
         fps=fps,
         alpha=decoder is not None or has_alpha,
@@ -239,7 +237,7 @@ def _find_turning(path: str) -> tuple[str, ...] | None:
     return None
 
 
-def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None]:
+def _find_timing(path: str, stated: float | None) -> tuple[float | None, EvenFrames | None, str | None]:
     """Frames per second, the frames at even time steps (None if they are even already), why these are unknown, if so.
 
     The packets' time stamps show it without decoding. Only if they are uneven are frames decoded for their time stamps:
@@ -256,7 +254,7 @@ def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None
             return None, None, None
         times = stamps * float(base)
         if even_frames(times) is None:
-            rate = mean_rate(times, tick=float(base))
+            rate = mean_rate(times, tick=float(base), stated=stated)
             if rate is None or sizes.all():
                 return rate, None, None
             steps = times
@@ -272,7 +270,7 @@ def _find_timing(path: str) -> tuple[float | None, EvenFrames | None, str | None
     except ValueError as error:
         return None, None, str(error)
     if timing is None:
-        return mean_rate(times, tick=float(base)), None, None
+        return mean_rate(times, tick=float(base), stated=stated), None, None
     return timing.fps, dataclasses.replace(timing, tick=float(base)), None
 
 

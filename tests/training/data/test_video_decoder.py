@@ -221,6 +221,15 @@ def test_rates_of_more_than_two_decimals(rate, container, tmp_path, steady):
     assert probe_video(str(movie)).fps == pytest.approx(float(Fraction(rate)), abs=1e-6)
 
 
+@pytest.mark.parametrize("container", ["mkv", "ts", "flv"])
+def test_a_stated_rate_that_time_stamps_contradict(container, tmp_path, steady):
+    """The clock of a camera may be slower than its rate says."""
+    even, movie = tmp_path / "even.mkv", tmp_path / f"a.{container}"
+    run_ffmpeg("-stream_loop", 9, "-r", 30, "-i", steady, "-fps_mode", "passthrough", "-c:v", "libx264", even)
+    run_ffmpeg("-itsscale", 1.005, "-i", even, "-c", "copy", movie)
+    assert probe_video(str(movie)).fps == pytest.approx(30 / 1.005, abs=0.001)
+
+
 def test_frames_of_an_animated_image_at_another_rate(tmp_path, long):
     """Its time stamps are rounded to hundredths of a second."""
     palette = "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=none"
