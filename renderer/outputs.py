@@ -106,7 +106,7 @@ def displayed(name: str, values: torch.Tensor, *, size: tuple[int, int], near: f
 
     values = values.float()
     if name == "depth":
-        values = ((far - values) / (far - near)).nan_to_num(0).clamp(0, 1) * 2 - 1
+        values = ((far - values) / (far - near)).clamp(0, 1) * 2 - 1  # NaN, no surface, becomes black
     elif name == "opacity":
         values = values * 2 - 1
     elif name == "normal":

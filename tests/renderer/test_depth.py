@@ -55,14 +55,37 @@ def test_cameras_follow_depth_maps_to_their_device():
     assert {values.device.type for values in (points, *project(PRIOR.at(), points))} == {"meta"}
 
 
-def test_pixels_that_do_not_count_have_no_influence():
-    cameras = PRIOR.at_angles([0.0], [math.pi / 2])
+@pytest.mark.parametrize("value", [7.0, 0.0, math.nan])
+def test_pixels_that_do_not_count_have_no_influence(value):
+    cameras, others = PRIOR.at_angles([0.0], [math.pi / 2]), PRIOR.at_angles([0.4], [1.5])
     depth = depth_of_plane(cameras, [1.0, 0.2, 0.0], 0.0)
-    weights = torch.ones_like(depth)
+    weights = torch.full_like(depth, 0.3)
     weights[:, 5:9, 3:20] = 0
-    spoilt = torch.where(weights > 0, depth, torch.full_like(depth, 7.0))
+    spoilt = torch.where(weights > 0, depth, torch.full_like(depth, value))
     torch.testing.assert_close(plane_depth(spoilt, weights), depth, atol=1e-5, rtol=0)
     assert relief(spoilt, weights).item() < 1e-5
+    assert parallax(cameras, others, spoilt, weights).item() < 1e-5
+
+
+def test_the_plane_that_fits_best_is_that_of_weighted_least_squares():
+    generator = torch.Generator().manual_seed(2)
+    depth = 0.8 + 0.4 * torch.rand(1, 8, 8, generator=generator, dtype=torch.float64)
+    weights = torch.rand(1, 8, 8, generator=generator, dtype=torch.float64)
+    basis = torch.cat([pixel_centers(8).double(), torch.ones(64, 1, dtype=torch.float64)], dim=1)
+    root = weights.flatten().sqrt()[:, None]  # of the weighted residuals
+    solution = torch.linalg.lstsq(root * basis, root / depth.flatten()[:, None]).solution
+    torch.testing.assert_close(plane_depth(depth, weights).flatten(), 1 / (basis @ solution)[:, 0], atol=1e-6, rtol=0)
+
+
+def test_planes_that_too_few_pixels_determine():
+    weights = torch.zeros(2, 4, 4)
+    weights[0, 1, 1] = weights[0, 2, 3] = 1
+    depth = torch.full([2, 4, 4], 0.9)
+    depth[0, 2, 3] = 1.1
+    planes = plane_depth(depth, weights)
+    assert planes.isfinite().all()
+    assert planes[0, 1, 1].item() == pytest.approx(0.9, abs=1e-5)
+    assert planes[0, 2, 3].item() == pytest.approx(1.1, abs=1e-5)
 
 
 def test_points_project_back_to_where_they_were_seen():
@@ -81,6 +104,7 @@ def test_warping_to_the_own_view_changes_nothing_and_a_shift_shifts():
     torch.testing.assert_close(moved[..., :-1], images[..., 1:], atol=1e-5, rtol=0)
     moved = warp(images, places + torch.tensor([0.0, 2 / SIZE]))
     torch.testing.assert_close(moved[..., 1:, :], images[..., :-1, :], atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved[..., 0, :], images[..., 0, :], atol=1e-5, rtol=0)  # the border is repeated
 
 
 def test_the_relief_of_a_sphere_is_that_of_its_formula():

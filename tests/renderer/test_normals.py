@@ -81,6 +81,15 @@ def test_the_edge_of_a_surface_does_not_lean_on_what_is_beside_it():
     assert (found[:, :, :3] == 0).all() and (found[:, :, 6:] == 0).all()
 
 
+def test_a_depth_that_is_no_number_has_no_normal_although_the_mask_has_it():
+    depth = torch.full([1, 5, 5], 0.9, dtype=torch.float64)
+    depth[0, 2, 2] = torch.nan
+    found = normals_from_depth(VIEWS[0], depth, surface=torch.ones_like(depth))
+    facing = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).repeat(1, 5, 5, 1)
+    facing[0, 2, 2] = 0
+    assert (found - facing).abs().max() < 1e-6
+
+
 def test_a_pixel_without_a_neighbour_has_no_normal():
     depth = torch.full([1, 5, 5], torch.nan)
     depth[0, 2, 1:4] = 1.0  # a line: nothing above or below

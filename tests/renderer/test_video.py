@@ -66,6 +66,11 @@ def test_to_uint8_rounds_clips_and_survives_nan():
     assert to_uint8(values).tolist() == [0, 0, 0, 128, 128, 255, 255, 0, 255]
 
 
+def test_to_uint8_rounds_pixels_of_half_precision_once():
+    values = torch.linspace(-1, 1, 4001).half()
+    assert torch.equal(to_uint8(values), to_uint8(values.float()))
+
+
 def test_image_grid_goes_row_by_row_and_fills_with_black():
     images = torch.arange(5, dtype=torch.float32)[:, None, None, None].expand(5, 3, 2, 4) / 10
     grid = image_grid(images, 3)
@@ -155,7 +160,7 @@ def test_gif_is_faithful_and_loops(tmp_path, height, width):
     assert psnr(np.stack(shown), frames.permute(0, 2, 3, 1).numpy()) > 33  # of 256 colours a frame
 
 
-def test_a_video_as_gif(tmp_path):
+def test_a_video_as_gif(tmp_path, monkeypatch):
     frames = smooth_frames(3, 16, 24)
     with VideoWriter(tmp_path / "a.mp4", 8) as video:
         for frame in frames:
@@ -163,6 +168,9 @@ def test_a_video_as_gif(tmp_path):
     with Image.open(io.BytesIO(gif_bytes(tmp_path / "a.mp4"))) as gif:
         assert (gif.format, gif.size, gif.n_frames) == ("GIF", (24, 16), 3)
         assert psnr(np.asarray(gif.convert("RGB")), frames[0].permute(1, 2, 0).numpy()) > 30
+    monkeypatch.chdir(tmp_path)
+    os.rename("a.mp4", "12:30.mp4")  # ffmpeg would take 12 for a protocol
+    assert gif_bytes("12:30.mp4").startswith(b"GIF")
     (tmp_path / "b.mp4").write_bytes(b"no video")
     with pytest.raises(UserError, match="Cannot read .*b.mp4: the video decoder failed"):
         gif_bytes(tmp_path / "b.mp4")
@@ -176,6 +184,20 @@ def test_frame_rates_of_gifs():
         check_video_rate("gif", 60)
     with pytest.raises(ValueError, match="A GIF shows"):
         VideoWriter("a.gif", 60)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a"])
+def test_a_lower_quality_takes_less_space(tmp_path, name):
+    """A name without an extension is that of an MP4."""
+    frames = torch.randint(0, 256, [4, 3, 64, 64], dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sizes = []
+    for crf in (10, 50):
+        with VideoWriter(tmp_path / name, 8, crf=crf) as video:
+            for frame in frames:
+                video.add(frame)
+        sizes.append(os.path.getsize(tmp_path / name))
+    assert sizes[1] < sizes[0] / 2
+    assert decode(tmp_path / name)[0]["codec"] == ("vp9" if name == "a.webm" else "h264")
 
 
 def test_video_colours_do_not_shift(tmp_path):
