@@ -9,7 +9,7 @@ from renderer.cameras import CameraPrior, stereo_pair
 from renderer.depth import project
 
 PRIOR = CameraPrior()
-MIDDLE = PRIOR.at_angles([0.0, 0.6, -2.0], [math.pi / 2, 1.1, 2.0], [1.0, 1.0, 2.5])
+MIDDLE = PRIOR.at_angles([0.0, 0.6, -2.0], [math.pi / 2, 1.1, 2.0], [1.0, 1.0, 2.5], fov=[10.0, 18.0, 30.0])
 
 
 def test_the_eyes_stand_beside_the_camera():
