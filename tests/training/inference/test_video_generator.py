@@ -140,13 +140,16 @@ def test_interpolation_and_mixing(G):
     assert torch.equal(G.interpolate(first, second, 1.0).z_motion, second.z_motion)
     halfway = G.interpolate(first, second, 0.5)
     assert torch.allclose(halfway.ws, (first.ws + second.ws) / 2)
+    for name in ("z_motion", "z_bg"):  # on an arc: the mean of two Gaussian codes would be shorter
+        start, end, between = (getattr(codes, name).norm() for codes in (first, second, halfway))
+        assert between == pytest.approx(float(start + end) / 2, rel=1e-5)
     split = G.network.foreground.num_ws
     mixed = G.mix(first, second, "upsampler")
     assert torch.equal(mixed.ws[:, :split], first.ws[:, :split]) and torch.equal(
         mixed.ws[:, split:], second.ws[:, split:]
     )
     assert torch.equal(G.mix(first, second, range(split, G.num_ws)).ws, mixed.ws)
-    assert torch.equal(mixed.z_bg, first.z_bg)
+    assert torch.equal(mixed.z_bg, first.z_bg) and torch.equal(mixed.z_motion, first.z_motion)
     with pytest.raises(ValueError, match="layers must be foreground, upsampler or a list"):
         G.mix(first, second, "background")
 

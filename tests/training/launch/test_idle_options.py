@@ -12,7 +12,7 @@ from dnnlib import UserError
 from tests.training.tiny import OVERRIDES, make_loop, make_plan, write_frames
 from training.data.annotations import SHARDS_FORMAT
 from training.dataset_tool.archives import pack_shards
-from training.launch import devices, validate
+from training.launch import devices, notes, validate
 from training.launch.config import CONFIG_DIR, FOLLOWERS, given_options
 from training.launch.idle_options import (
     Devices,
@@ -263,7 +263,11 @@ def test_workers_beyond_the_shards_are_told(tmp_path):
     manifest = {"format": SHARDS_FORMAT, "nframes": 4}
     pack_shards(str(write_frames(tmp_path / "frames")), str(tmp_path / "data"), manifest=manifest, clips_per_shard=3)
     assert make_plan(tmp_path, "workers=3").notes == ["workers=3: 2 are used, one for each shard of a process."]
-    assert make_plan(tmp_path, "workers=2").notes == make_plan(tmp_path).notes == []
+    plan = make_plan(tmp_path, "workers=2")
+    assert plan.notes == make_plan(tmp_path).notes == []
+    assert notes.size_notes(plan.options, plan.dataset, 2) == [
+        "workers=2: 1 are used, one for each shard of a process."
+    ]
 
 
 @pytest.mark.parametrize("words", [[], ["dry_run=true"]])

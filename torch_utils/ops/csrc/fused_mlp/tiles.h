@@ -45,7 +45,10 @@ class TileRegisters {
 };
 
 // Sums [rows, kBlock] of 16 rows, or 32, and a block of packed weights. `inputs` are whole tiles.
+//
+// Not inlined: GCC's intrinsics do not say that they read memory, and stores to x could move behind them.
 template <int kSumRows>
+__attribute__((noinline))
 void multiply_tiles(const Bfloat16* x, int64_t x_stride, const Bfloat16* w, int64_t inputs, float* sums) {
   constexpr int64_t kWeightBytes = kBlock * 4, kSumBytes = kBlock * 4;  // of a row: pairs of bfloat16, and float
   const Bfloat16* second = x + kRegisterRows * x_stride;
