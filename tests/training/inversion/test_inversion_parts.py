@@ -17,9 +17,9 @@ from renderer.video import VideoWriter
 from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_generator
 from torch_utils.rng import RandomStream
 from torch_utils.torchscript import load_torchscript
-from training.data.crops import Crop
+from training.data.crops import Boxes, Crop
 from training.data.images import decode_image
-from training.data.names import IMAGE_SUFFIXES
+from training.data.names import IMAGE_SUFFIXES, listed_path
 from training.inversion import initialize, projector, target_clip
 from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import cheapest_paths, key_frames, nearest_motions, nearest_samples
@@ -561,6 +561,19 @@ def test_the_square_is_the_centre_or_as_asked_for(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "clip" / "0.png")
     assert read_clip(tmp_path / "clip", 4)[0, 0, 0].tolist() == [20, 30, 40, 50]
     assert read_clip(tmp_path / "clip", 4, crop=Crop(rectangle=(4, 0, 4, 4)))[0, 0, 0].tolist() == [40, 50, 60, 70]
+
+
+def test_boxes_are_those_of_the_frames_that_are_taken(tmp_path):
+    (tmp_path / "clip").mkdir()
+    ramp = np.zeros([4, 12, 3], np.uint8)
+    ramp[:] = 10 * np.arange(12)[:, None]
+    for frame in range(5):
+        Image.fromarray(ramp).save(tmp_path / "clip" / f"{frame}.png")
+    moving = np.array([[frame, 0, frame + 4, 4] for frame in range(5)], dtype=np.float64)
+    path = str(tmp_path / "clip")
+    boxes = Boxes(by_path={listed_path(path): moving}, digest="", scale=1, smoothing=0)
+    clip = read_clip(path, 4, stride=2, crop=Crop(boxes=boxes))
+    assert clip[:, 0, 0, 0].tolist() == [0, 20, 40]
 
 
 def test_frames_beyond_the_limit_are_reported(tmp_path, monkeypatch, capsys):
